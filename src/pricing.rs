@@ -1,0 +1,52 @@
+//! What things cost: meters, plans, routes and their rules. Pure: no I/O, no clock; names no other room but `units`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rust_decimal::Decimal;
+
+pub mod plan;
+pub mod route;
+pub mod template;
+
+pub use plan::{Gate, OnOutage, Plan, Rate, RatePer, Status};
+pub use route::{Ambiguous, Charge, ChargeOn, Cost, Matched, OnAbort, Route, RouteTable};
+pub use template::Template;
+
+/// The whole of `pricing.yaml`, checked.
+#[derive(Clone, Debug)]
+pub struct Pricing {
+    /// In the file's order; a [`Charge`] names a meter by its index here.
+    pub meters: Vec<Meter>,
+    /// By name.
+    pub plans: BTreeMap<Arc<str>, Arc<Plan>>,
+    /// Method and path to route.
+    pub routes: RouteTable,
+}
+
+/// Index into [`Pricing::meters`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MeterIndex(pub usize);
+
+/// Something that is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meter {
+    /// Name in our own YAML, API and records.
+    pub name: Arc<str>,
+    /// How values combine.
+    pub kind: MeterKind,
+    /// `event_name` of the Stripe meter (at most 100 characters).
+    pub stripe_event: Arc<str>,
+}
+
+/// How a meter's values combine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MeterKind {
+    /// Summed.
+    Counter,
+    /// The last value counts.
+    Gauge,
+}
+
+/// Price of one unit in the currency's main unit, up to 12 decimal places, exact.
+pub type UnitPrice = Decimal;
