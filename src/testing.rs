@@ -56,8 +56,8 @@ fn armed() -> Option<&'static Armed> {
 impl Armed {
     #[cold]
     fn pass(&self, name: &str) {
-        use std::sync::atomic::Ordering::AcqRel;
-        if self.name == name && self.skip.fetch_update(AcqRel, AcqRel, |n| n.checked_sub(1)).is_err() {
+        use std::sync::atomic::Ordering::{AcqRel, Acquire};
+        if self.name == name && self.skip.fetch_update(AcqRel, Acquire, |n| n.checked_sub(1)).is_err() {
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
                 .expect("a process may always kill itself");
         }
