@@ -1,1 +1,205 @@
-//! (to be written)
+//! One request, top to bottom: route, identify, admit, forward; then the answer with what it cost.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, UPGRADE};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Request, Response};
+use hyper::body::Incoming;
+
+use crate::accounts::{Accounts, State};
+use crate::clock::Clock;
+use crate::journal::Writer;
+use crate::ledger::Node;
+use crate::meter::Exchange;
+use crate::meter::body::Durability;
+use crate::pricing::Matched;
+use crate::units::NameId;
+use crate::upstream::{Origin, Pool};
+
+pub mod admit;
+pub mod announce;
+pub mod forward;
+pub mod identify;
+pub mod refusal;
+pub mod reply;
+pub mod snapshot;
+pub mod stats;
+pub mod upgrade;
+
+pub use refusal::Refusal;
+pub use reply::Reply;
+pub use snapshot::Snapshot;
+
+use forward::{Answered, Forward, Told};
+use identify::Caller;
+use stats::Stats;
+
+/// The caller, told to the upstream; from clients it is removed.
+pub const X_TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
+/// The caller's plan, told to the upstream; from clients it is removed.
+pub const X_TENANT_PLAN: HeaderName = HeaderName::from_static("x-tenant-plan");
+/// The caller's features, told to the upstream; from clients it is removed.
+pub const X_TENANT_FEATURES: HeaderName = HeaderName::from_static("x-tenant-features");
+/// Names a request in logs, problems and at the upstream.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The client's address, as a chain of proxies saw it.
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// The scheme that the client used.
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// The host that the client asked for.
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// What all workers share.
+pub struct Gateway {
+    /// Configuration, prices and routes; one load holds for a whole request.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Tenants and keys.
+    pub accounts: Arc<Accounts>,
+    /// Budgets.
+    pub node: Arc<Node>,
+    /// Time.
+    pub clock: Clock,
+    /// Longest silence while a request body arrives.
+    pub body_timeout: Duration,
+}
+
+/// What one worker has for itself: nothing in it is shared between cores.
+pub struct Lane {
+    /// What all workers share.
+    pub gateway: Arc<Gateway>,
+    /// This worker's journal.
+    pub writer: Rc<Writer>,
+    /// Waits for the disk where the configuration says so.
+    pub durability: Rc<Durability>,
+    /// Connections to origins.
+    pub pool: Pool,
+    /// Counters, with their handles kept.
+    pub stats: RefCell<Stats>,
+    /// Makes request ids.
+    pub ids: reply::RequestIds,
+}
+
+/// A request's route under the snapshot that holds for it.
+#[derive(Debug)]
+pub struct Priced<'a> {
+    /// Configuration for the whole of this request.
+    pub snapshot: &'a Snapshot,
+    /// The rule.
+    pub matched: Matched<'a>,
+    /// The route's name in the journal.
+    pub name: NameId,
+}
+
+/// One request in the making.
+struct Call<'a> {
+    lane: &'a Rc<Lane>,
+    snapshot: &'a Snapshot,
+    peer: SocketAddr,
+    id: HeaderValue,
+    started: Instant,
+}
+
+/// Answers one request. Never fails: what goes wrong is an answer too.
+pub async fn serve(lane: &Rc<Lane>, peer: SocketAddr, request: Request<Incoming>) -> Response<Reply> {
+    let started = Instant::now();
+    let snapshot = lane.gateway.snapshot.load_full();
+    let id = lane.ids.of(request.headers());
+    let origin = request.headers().get(ORIGIN).cloned();
+    let call = Call { lane, snapshot: &snapshot, peer, id: id.clone(), started };
+    let (route, answer) = call.run(request).await;
+    match answer {
+        Ok((response, origin_time)) => {
+            lane.stats.borrow_mut().answered(&snapshot, route, response.status(), started.elapsed(), origin_time);
+            response
+        }
+        Err(refusal) => {
+            lane.stats.borrow_mut().refused(&snapshot, route, &refusal, started.elapsed());
+            refusal.response(&id, origin)
+        }
+    }
+}
+
+type Answer = Result<(Response<Reply>, Duration), Refusal>;
+
+impl Call<'_> {
+    /// The route's index (for the counters), and the answer.
+    async fn run(&self, request: Request<Incoming>) -> (Option<usize>, Answer) {
+        let (parts, body) = request.into_parts();
+        let matched = match self.snapshot.prices.pricing.routes.find(&parts.method, parts.uri.path()) {
+            Ok(matched) => matched,
+            Err(_ambiguous) => return (None, Err(Refusal::AmbiguousPath)),
+        };
+        let index = matched.index;
+        let priced = Priced { snapshot: self.snapshot, name: self.snapshot.route_names[index], matched };
+        (Some(index), self.priced(parts, body, &priced).await)
+    }
+
+    async fn priced(&self, mut parts: Parts, body: Incoming, priced: &Priced<'_>) -> Answer {
+        if parts.method == Method::CONNECT {
+            return Err(Refusal::BadRequest("CONNECT is not served here."));
+        }
+        let identity = &self.snapshot.identity;
+        let presented = identify::take_credentials(&mut parts, identity, self.peer.ip());
+        if priced.matched.route.public || is_preflight(&parts) {
+            return self.forward(parts, body, None, None).await;
+        }
+        let caller = identify::identify(presented, identity, &self.lane.gateway.accounts).await?;
+        self.metered(parts, body, priced, &caller).await
+    }
+
+    async fn metered(&self, parts: Parts, body: Incoming, priced: &Priced<'_>, caller: &Caller) -> Answer {
+        let now_ms = self.lane.gateway.clock.now_ms();
+        let admitted =
+            admit::admit(self.lane, caller, priced, &parts.method, parts.uri.path(), now_ms).await?;
+        let origin = parts.headers.get(ORIGIN).cloned();
+        let announced = announce::Announced::of(&admitted, now_ms);
+        let (mut response, origin_time) =
+            self.forward(parts, body, Some(&admitted.state), Some(admitted.exchange)).await?;
+        announced.write(&mut response, &self.id, origin.is_some());
+        Ok((response, origin_time))
+    }
+
+    async fn forward(
+        &self,
+        mut parts: Parts,
+        body: Incoming,
+        state: Option<&State>,
+        exchange: Option<Exchange>,
+    ) -> Answer {
+        let host = parts.uri.host().or_else(|| parts.headers.get(http::header::HOST)?.to_str().ok());
+        let Some(upstream) = self.snapshot.upstream(host.unwrap_or_default(), parts.uri.path()) else {
+            return Err(Refusal::NoUpstream);
+        };
+        let origin = Origin::of(upstream.next_origin());
+        let told = Told {
+            state,
+            request_id: &self.id,
+            peer: self.peer.ip(),
+            believe_peer: self.snapshot.is_trusted(self.peer.ip()),
+        };
+        if parts.headers.contains_key(UPGRADE) {
+            let upgrade = upgrade::Upgrade { upstream: &upstream.settings, origin: &origin, exchange };
+            return upgrade.run(parts, body, &told, self.lane).await.map(|r| (r, self.started.elapsed()));
+        }
+        let method = parts.method.clone();
+        forward::prepare(&mut parts, &body, &told, &origin);
+        let forward = Forward { lane: self.lane, upstream: &upstream.settings, origin: &origin, exchange };
+        let answered: Answered = forward.send(parts, body).await?;
+        let origin_time = answered.origin_time;
+        let timeouts = &upstream.settings.timeouts;
+        Ok((forward::finish(self.lane, answered, &method, timeouts.idle).await, origin_time))
+    }
+}
+
+/// A CORS preflight carries no credential (Fetch standard, section 3.3.2) and is free.
+fn is_preflight(parts: &Parts) -> bool {
+    parts.method == Method::OPTIONS
+        && parts.headers.contains_key(ORIGIN)
+        && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}

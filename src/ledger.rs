@@ -2,6 +2,12 @@
 //! `Ledger` trait: numbers are absolute, nothing is added or given back by a message, so lost, late and doubled
 //! messages do no harm.
 
+pub mod budget;
+pub mod node;
+
+pub use budget::{Budget, Short};
+pub use node::{Node, Parts, Shipper};
+
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;

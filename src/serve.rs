@@ -1,1 +1,159 @@
-//! (to be written)
+//! A worker: one thread, one runtime, its own listener, pool and journal; one connection after the other through hyper.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::LocalSet;
+
+use crate::config::settings::Limits;
+use crate::drain::Drain;
+use crate::gateway::{self, Lane};
+
+/// How long accepting pauses when the system is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Idle connections to origins are looked over this often.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// Connections of the process, counted against their limits.
+#[derive(Debug, Default)]
+pub struct Connections {
+    open: AtomicUsize,
+    by_address: DashMap<IpAddr, usize>,
+}
+
+/// One open connection; its drop closes the count.
+struct Counted {
+    connections: Arc<Connections>,
+    address: Option<IpAddr>,
+}
+
+impl Connections {
+    /// Connections open now.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.open.load(Acquire)
+    }
+
+    fn enter(self: &Arc<Self>, address: IpAddr, limits: &Limits) -> Option<Counted> {
+        let open = self.open.fetch_add(1, AcqRel);
+        let mut counted = Counted { connections: Arc::clone(self), address: None };
+        if limits.connections != 0 && open >= limits.connections {
+            return None;
+        }
+        if limits.connections_per_address != 0 {
+            let mut of_address = self.by_address.entry(address).or_default();
+            if *of_address >= limits.connections_per_address {
+                return None;
+            }
+            *of_address += 1;
+            counted.address = Some(address);
+        }
+        Some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.connections.open.fetch_sub(1, AcqRel);
+        if let Some(address) = self.address {
+            self.connections.by_address.remove_if_mut(&address, |_, open| {
+                *open -= 1;
+                *open == 0
+            });
+        }
+    }
+}
+
+/// What a worker needs besides its lane.
+#[derive(Clone)]
+pub struct Worker {
+    /// Bounds on what clients may send.
+    pub limits: Arc<Limits>,
+    /// Shared by all workers.
+    pub connections: Arc<Connections>,
+    /// When to stop.
+    pub drain: Drain,
+}
+
+impl Worker {
+    /// Serves until the drain ends. Runs on the worker's own current-thread runtime.
+    ///
+    /// # Errors
+    /// When the listener cannot be used.
+    pub async fn run(self, listener: std::net::TcpListener, lane: Rc<Lane>) -> io::Result<()> {
+        let listener = TcpListener::from_std(listener)?;
+        let local = LocalSet::new();
+        local.run_until(self.accept(listener, Rc::clone(&lane))).await;
+        // Connections still open end by themselves, or with the cut.
+        tokio::select! {
+            () = local => {}
+            () = self.drain.cut.cancelled() => {}
+        }
+        Ok(())
+    }
+
+    async fn accept(&self, listener: TcpListener, lane: Rc<Lane>) {
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                () = self.drain.stop.cancelled() => return,
+                _ = sweep.tick() => lane.pool.sweep(),
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => self.spawn(stream, peer, &lane),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, stream: TcpStream, peer: SocketAddr, lane: &Rc<Lane>) {
+        let Some(counted) = self.connections.enter(peer.ip(), &self.limits) else {
+            metrics::counter!("tollgate_connections_refused_total").increment(1);
+            return;
+        };
+        let (worker, lane) = (self.clone(), Rc::clone(lane));
+        tokio::task::spawn_local(async move {
+            let _counted = counted;
+            if let Err(error) = worker.connection(stream, peer, lane).await {
+                tracing::debug!(%error, %peer, "a client's connection ended");
+            }
+        });
+    }
+
+    async fn connection(self, stream: TcpStream, peer: SocketAddr, lane: Rc<Lane>) -> anyhow::Result<()> {
+        stream.set_nodelay(true)?;
+        let service = service_fn(move |request| {
+            let lane = Rc::clone(&lane);
+            async move { Ok::<_, Infallible>(gateway::serve(&lane, peer, request).await) }
+        });
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_timeout)
+            .max_headers(self.limits.headers)
+            .max_buf_size(self.limits.header_bytes.max(8 * 1024))
+            .half_close(false)
+            .pipeline_flush(true);
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => return Ok(ended?),
+            () = self.drain.stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        Ok(connection.await?)
+    }
+}

@@ -1,0 +1,330 @@
+//! The request on its way to the origin and the response on its way back: headers, deadlines, retries.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use super::refusal::Refusal;
+use super::{Lane, Reply, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID};
+use super::{X_TENANT_FEATURES, X_TENANT_ID, X_TENANT_PLAN};
+use crate::accounts::State;
+use crate::config::settings::Upstream;
+use crate::meter::{Exchange, Metered};
+use crate::upstream::{Flag, Lease, Origin, Outgoing, SendError, Sent, Upload, Written};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const PROXY_AUTHENTICATE: HeaderName = HeaderName::from_static("proxy-authenticate");
+const PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authorization");
+
+/// Headers of one hop only (RFC 9110, section 7.6.1). `TE: trailers` and `Trailer` are handled apart.
+const HOP_BY_HOP: [&HeaderName; 7] = [
+    &CONNECTION,
+    &KEEP_ALIVE,
+    &PROXY_CONNECTION,
+    &PROXY_AUTHENTICATE,
+    &PROXY_AUTHORIZATION,
+    &TRANSFER_ENCODING,
+    &UPGRADE,
+];
+
+/// How often a dead connection is replaced before the origin counts as broken.
+const STALE_AT_MOST: usize = 3;
+
+/// Removes what concerns one hop only, and what `Connection` nominates.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let nominated: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in HOP_BY_HOP.into_iter().chain(&nominated) {
+        headers.remove(name);
+    }
+}
+
+/// What the origin is told about the caller.
+pub struct Told<'a> {
+    /// The tenant, unless the route is open to all.
+    pub state: Option<&'a State>,
+    /// The request's id.
+    pub request_id: &'a HeaderValue,
+    /// The client's address.
+    pub peer: IpAddr,
+    /// Whether the peer's own forwarding headers are believed.
+    pub believe_peer: bool,
+}
+
+/// Makes the request's head fit for the next hop.
+pub fn prepare(parts: &mut Parts, body: &Incoming, told: &Told<'_>, origin: &Origin) {
+    let accepts_trailers = parts.headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    remove_hop_by_hop(&mut parts.headers);
+    parts.headers.remove(TE);
+    // Our side of the connection has said 100 by the time the body is read; asking again would only cost time.
+    parts.headers.remove(EXPECT);
+    if accepts_trailers {
+        parts.headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    frame_body(&mut parts.headers, body);
+    forwarding_headers(&mut parts.headers, told);
+    tenant_headers(&mut parts.headers, told);
+    if !parts.headers.contains_key(HOST)
+        && let Ok(host) = HeaderValue::from_str(&origin.authority)
+    {
+        parts.headers.insert(HOST, host);
+    }
+    parts.version = Version::HTTP_11;
+    if let Some(target) = parts.uri.path_and_query() {
+        parts.uri = Uri::from(target.clone());
+    }
+}
+
+/// A body of unknown length is chunked, on GET as well: without the header hyper would drop it there.
+fn frame_body(headers: &mut HeaderMap, body: &Incoming) {
+    use http_body::Body as _;
+    if body.is_end_stream() || headers.contains_key(CONTENT_LENGTH) {
+        return;
+    }
+    headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+}
+
+fn forwarding_headers(headers: &mut HeaderMap, told: &Told<'_>) {
+    let before = headers.remove(&X_FORWARDED_FOR).filter(|_| told.believe_peer);
+    let peer = told.peer.to_canonical();
+    let chain = match before.as_ref().and_then(|value| value.to_str().ok()) {
+        Some(chain) => format!("{chain}, {peer}"),
+        None => peer.to_string(),
+    };
+    if let Ok(chain) = HeaderValue::from_str(&chain) {
+        headers.insert(X_FORWARDED_FOR, chain);
+    }
+    if !(told.believe_peer && headers.contains_key(&X_FORWARDED_PROTO)) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if !(told.believe_peer && headers.contains_key(&X_FORWARDED_HOST)) {
+        match headers.get(HOST).cloned() {
+            Some(host) => headers.insert(X_FORWARDED_HOST, host),
+            None => headers.remove(&X_FORWARDED_HOST),
+        };
+    }
+    headers.insert(X_REQUEST_ID, told.request_id.clone());
+}
+
+fn tenant_headers(headers: &mut HeaderMap, told: &Told<'_>) {
+    if let Some(state) = told.state {
+        headers.insert(X_TENANT_ID, state.id_header.clone());
+        headers.insert(X_TENANT_PLAN, state.plan_header.clone());
+        if !state.features_header.is_empty() {
+            headers.insert(X_TENANT_FEATURES, state.features_header.clone());
+        }
+    }
+}
+
+/// One request to one upstream.
+pub struct Forward<'a> {
+    /// This worker.
+    pub lane: &'a Rc<Lane>,
+    /// Deadlines.
+    pub upstream: &'a Upstream,
+    /// Whither.
+    pub origin: &'a Origin,
+    /// Who pays; `None` where nobody does.
+    pub exchange: Option<Exchange>,
+}
+
+/// A response, and how long the origin took for it.
+pub struct Answered {
+    /// Not yet through [`finish`].
+    pub response: Response<Incoming>,
+    /// Who pays.
+    pub exchange: Option<Exchange>,
+    /// The connection it comes over.
+    pub lease: Lease,
+    /// From the request's departure to the response's head.
+    pub origin_time: Duration,
+}
+
+impl Forward<'_> {
+    /// Sends the request and waits for the head of the response.
+    ///
+    /// # Errors
+    /// The refusal to send; the exchange has ended and cost nothing.
+    pub async fn send(mut self, parts: Parts, body: Incoming) -> Result<Answered, Refusal> {
+        match self.exchange_heads(parts, body).await {
+            Ok((response, lease, origin_time)) => {
+                if let Some(exchange) = &mut self.exchange {
+                    exchange.answered(response.status());
+                }
+                Ok(Answered { response, exchange: self.exchange, lease, origin_time })
+            }
+            Err(error) => {
+                let refusal = refusal_of(&error);
+                tracing::debug!(%error, upstream = self.upstream.name, "no response from the origin");
+                if let Some(exchange) = self.exchange {
+                    exchange.origin_failed(refusal.status());
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    async fn exchange_heads(
+        &mut self,
+        parts: Parts,
+        body: Incoming,
+    ) -> Result<(Response<Incoming>, Lease, Duration), SendError> {
+        let sent_whole = Flag::default();
+        let body = Upload::of(body, &sent_whole, self.lane.gateway.body_timeout);
+        // Without a body, a safe method may go out twice: RFC 9110, section 9.2.2.
+        let replay = (matches!(body, Upload::Empty) && parts.method.is_idempotent()).then(|| Head::of(&parts));
+        let mut request = Request::from_parts(parts, body);
+        let mut broke = None;
+        for attempt in 0..=STALE_AT_MOST {
+            let mut lease = self.lease(attempt, &request).await?;
+            let departed = Instant::now();
+            match self.attempt(&mut lease, request, &sent_whole).await? {
+                Sent::Answered(response) => return Ok((*response, lease, departed.elapsed())),
+                Sent::NotSent(unsent) => request = *unsent,
+                Sent::BrokeBefore(error) => match &replay {
+                    Some(head) if lease.is_reused() => {
+                        request = head.request();
+                        broke = Some(error);
+                    }
+                    Some(_) | None => return Err(SendError::Broken(error)),
+                },
+            }
+            if let Some(exchange) = &mut self.exchange {
+                exchange.undispatched();
+            }
+        }
+        Err(broke.map_or(SendError::Silent, SendError::Broken))
+    }
+
+    /// The last attempts go over fresh connections. What cannot be sent twice only goes over one that is surely open.
+    async fn lease(&self, attempt: usize, request: &Outgoing) -> Result<Lease, SendError> {
+        let (pool, limit) = (&self.lane.pool, self.upstream.timeouts.connect);
+        if attempt + 1 >= STALE_AT_MOST {
+            return pool.connect(self.origin, limit).await;
+        }
+        let replayable = request.method().is_idempotent() && matches!(request.body(), Upload::Empty);
+        loop {
+            let lease = pool.connection(self.origin, limit).await?;
+            if replayable || !lease.is_reused() || lease.is_open() {
+                return Ok(lease);
+            }
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        lease: &mut Lease,
+        request: Outgoing,
+        sent_whole: &Flag,
+    ) -> Result<Sent, SendError> {
+        let departure = Departure { written: lease.watch(), exchange: self.exchange.as_mut() };
+        let sending = lease.send(request);
+        let sent = match self.upstream.timeouts.first_byte {
+            Some(limit) => first_byte(sending, limit, sent_whole).await,
+            None => Ok(sending.await),
+        };
+        drop(departure);
+        sent
+    }
+}
+
+/// Waits for a response head: `limit` counts from the moment the request was sent whole, so that a slow upload is not
+/// taken for a silent origin.
+async fn first_byte(
+    sending: impl Future<Output = Sent>,
+    limit: Duration,
+    sent_whole: &Flag,
+) -> Result<Sent, SendError> {
+    let mut sending = std::pin::pin!(sending);
+    loop {
+        let was_whole = sent_whole.get();
+        match timeout(limit, &mut sending).await {
+            Ok(sent) => return Ok(sent),
+            // The upload ended during this wait: a whole wait more is at most twice the limit.
+            Err(_) if !was_whole => {}
+            Err(_) => return Err(SendError::Silent),
+        }
+    }
+}
+
+/// Tells the exchange, also when the client leaves in the middle of the wait, whether the origin has the head.
+struct Departure<'a> {
+    written: Written,
+    exchange: Option<&'a mut Exchange>,
+}
+
+impl Drop for Departure<'_> {
+    fn drop(&mut self) {
+        if let Some(exchange) = self.exchange.as_deref_mut()
+            && self.written.any()
+        {
+            exchange.dispatched();
+        }
+    }
+}
+
+/// What is needed to send a bodiless request again.
+struct Head {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Head {
+    fn of(parts: &Parts) -> Self {
+        Self { method: parts.method.clone(), uri: parts.uri.clone(), headers: parts.headers.clone() }
+    }
+
+    fn request(&self) -> Outgoing {
+        let mut request = Request::new(Upload::Empty);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+}
+
+/// What a client is told of a failed attempt.
+pub fn refusal_of(error: &SendError) -> Refusal {
+    match error {
+        SendError::Connect { origin, source } => {
+            Refusal::UpstreamUnreachable(format!("no connection to {origin} ({})", source.kind()).into())
+        }
+        SendError::ConnectTimeout { .. } | SendError::Silent => Refusal::UpstreamTimeout,
+        SendError::Broken(_) => Refusal::UpstreamUnreachable("its connection broke".into()),
+    }
+}
+
+/// Makes the response's head fit for the client and wraps its body, so that the exchange ends with its last byte.
+pub async fn finish(lane: &Rc<Lane>, answered: Answered, method: &Method, idle: Option<Duration>) -> Response<Reply> {
+    let (mut parts, body) = answered.response.into_parts();
+    let trailers = parts.headers.remove(TRAILER);
+    remove_hop_by_hop(&mut parts.headers);
+    if let Some(trailers) = trailers {
+        parts.headers.insert(TRAILER, trailers);
+    }
+    parts.version = Version::HTTP_11;
+    let metered = Metered::new(body, answered.exchange, Some(answered.lease), idle, Rc::clone(&lane.durability));
+    if metered.is_empty() || is_bodiless(method, parts.status) {
+        metered.finish_empty().await;
+        return Response::from_parts(parts, Reply::Full(None));
+    }
+    Response::from_parts(parts, Reply::Metered(Box::new(metered)))
+}
+
+/// Responses that never have a body (RFC 9112, section 6.3).
+fn is_bodiless(method: &Method, status: StatusCode) -> bool {
+    method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+}
