@@ -53,8 +53,8 @@ pub struct KeyEntry {
     pub num: KeyNum,
     /// Whose.
     pub tenant: Arc<Entry>,
-    /// Empty = everything.
-    pub scopes: Vec<Scope>,
+    /// What it opens.
+    pub scopes: Scopes,
     /// No longer valid from then on, Unix milliseconds.
     pub expires_ms: Option<i64>,
     /// Last request, Unix milliseconds.
@@ -63,6 +63,34 @@ pub struct KeyEntry {
     noted_ms: AtomicI64,
     /// Requests per key, where the plan says so.
     pub limiter: tenant::LimiterCell,
+}
+
+/// What a key opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scopes {
+    /// Everything.
+    All,
+    /// What one of these covers.
+    Only(Vec<Scope>),
+}
+
+impl Scopes {
+    /// A scope that does not parse opens nothing: it was checked when the key was made, so another version wrote it.
+    fn of(texts: &[String]) -> Self {
+        if texts.is_empty() {
+            return Self::All;
+        }
+        Self::Only(texts.iter().filter_map(|text| Scope::parse(text).ok()).collect())
+    }
+
+    /// Whether a request is among it, in every reading of its path.
+    #[must_use]
+    pub fn cover(&self, method: &http::Method, path: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(scopes) => scopes.iter().any(|scope| scope.covers(method, path)),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -147,7 +175,7 @@ impl Accounts {
         if let Some(known) = self.remembered(&hash, now_ms) {
             return Ok(known);
         }
-        let _turn = self.stripes[usize::from(hash[0]) % STRIPES].lock().await;
+        let _turn = self.stripe(&hash).lock().await;
         if let Some(known) = self.remembered(&hash, now_ms) {
             return Ok(known);
         }
@@ -187,13 +215,10 @@ impl Accounts {
     }
 
     fn key_entry(&self, key: Key, tenant: Tenant) -> Arc<KeyEntry> {
-        // A scope that does not parse opens nothing: it was checked when the key was made, so it is another version's.
-        let scopes = key.scopes.iter().filter_map(|scope| Scope::parse(scope).ok()).collect::<Vec<_>>();
-        let scopes = if scopes.is_empty() && !key.scopes.is_empty() { vec![Scope::nothing()] } else { scopes };
         Arc::new(KeyEntry {
             num: key.num,
             tenant: self.entry(tenant),
-            scopes,
+            scopes: Scopes::of(&key.scopes),
             expires_ms: key.expires_at.map(|at| at.as_millisecond()),
             last_used_ms: AtomicI64::new(i64::MIN),
             noted_ms: AtomicI64::new(i64::MIN),
@@ -242,9 +267,14 @@ impl Accounts {
         }
     }
 
-    /// A key changed: the next request reads it afresh.
-    pub fn forget_key(&self, hash: &KeyHash) {
+    /// A key changed: the next request reads it afresh. Waits for a look-up that may have read it before the change.
+    pub async fn forget_key(&self, hash: &KeyHash) {
+        let _turn = self.stripe(hash).lock().await;
         self.keys.remove(hash);
+    }
+
+    fn stripe(&self, hash: &KeyHash) -> &tokio::sync::Mutex<()> {
+        &self.stripes[usize::from(hash[0]) % STRIPES]
     }
 
     /// A tenant changed: takes over its row as it is in the records now; a deleted one is forgotten with its keys.

@@ -14,8 +14,7 @@ use http::HeaderValue;
 use super::Prices;
 use crate::ledger::{Budget, Node};
 use crate::period::{Anchor, Interval, Period, period_at};
-use crate::pricing::plan::Access;
-use crate::pricing::{MeterIndex, Plan, Rate};
+use crate::pricing::{Access, MeterIndex, Plan, Rate};
 use crate::records::Tenant;
 use crate::units::{Account, TenantNum};
 
@@ -56,7 +55,7 @@ pub struct State {
     /// `X-Tenant-Plan` for the upstream.
     pub plan_header: HeaderValue,
     /// `X-Tenant-Features` for the upstream.
-    pub features_header: HeaderValue,
+    pub features_header: Option<HeaderValue>,
     prices_version: u64,
     row_version: u64,
     valid_until_s: i64,
@@ -133,7 +132,7 @@ impl Entry {
             let cap = plan.map_or(Some(0), |plan| plan.cap(MeterIndex(index)));
             node.budget(&account, row.plan_version.saturating_add(prices.version), cap)
         });
-        let included = |(index, _)| plan.and_then(|p| p.included.get(&MeterIndex(index)).copied()).unwrap_or(0);
+        let included = |(index, _)| plan.map_or(0, |plan| plan.included(MeterIndex(index)));
         State {
             id: row.id.as_str().into(),
             plan: plan.cloned(),
@@ -143,7 +142,7 @@ impl Entry {
             included: meters.clone().map(included).collect(),
             id_header: header(&row.id),
             plan_header: header(plan.map_or("", |plan| &plan.name)),
-            features_header: header(&plan.map_or(String::new(), |plan| plan.features_line())),
+            features_header: plan.and_then(|plan| plan.features_header()),
             prices_version: prices.version,
             row_version,
             valid_until_s: grace_end_s.filter(|end_s| *end_s > now_s).map_or(period.end_s, |e| e.min(period.end_s)),

@@ -13,8 +13,7 @@ use crate::accounts::State;
 use crate::accounts::tenant::InFlight;
 use crate::ledger::Short;
 use crate::meter::{Exchange, Reserved, Subject, note_refused, reserve_all};
-use crate::pricing::plan::Access;
-use crate::pricing::{OnOutage, Plan, Rate, RatePer};
+use crate::pricing::{Access, OnOutage, Plan, Rate, RatePer};
 use crate::units::KeyNum;
 
 /// A caller who may pass, with the exchange that pays.
@@ -78,10 +77,7 @@ impl Admission<'_> {
 
     fn check_scope(&self, method: &Method, path: &str) -> Result<(), Refusal> {
         let Some(key) = &self.caller.key else { return Ok(()) };
-        if key.scopes.is_empty() || key.scopes.iter().any(|scope| scope.covers(method, path)) {
-            return Ok(());
-        }
-        Err(Refusal::OutOfScope)
+        if key.scopes.cover(method, path) { Ok(()) } else { Err(Refusal::OutOfScope) }
     }
 
     fn check_access(&self) -> Result<Arc<Plan>, Refusal> {
@@ -94,8 +90,8 @@ impl Admission<'_> {
     }
 
     fn check_features(&self, plan: &Plan) -> Result<(), Refusal> {
-        match self.priced.matched.requires().find(|feature| !plan.has_feature(feature)) {
-            Some(missing) => Err(Refusal::FeatureRequired(Arc::from(missing))),
+        match self.priced.matched.requires().find(|feature| !plan.opens(feature)) {
+            Some(missing) => Err(Refusal::FeatureRequired(Arc::clone(missing))),
             None => Ok(()),
         }
     }

@@ -18,21 +18,23 @@ use crate::config::settings::Upstream;
 use crate::meter::{Exchange, Metered};
 use crate::upstream::{Flag, Lease, Origin, Outgoing, SendError, Sent, Upload, Written};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const PROXY_AUTHENTICATE: HeaderName = HeaderName::from_static("proxy-authenticate");
-const PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authorization");
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+static PROXY_AUTHENTICATE: HeaderName = HeaderName::from_static("proxy-authenticate");
+static PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authorization");
 
 /// Headers of one hop only (RFC 9110, section 7.6.1). `TE: trailers` and `Trailer` are handled apart.
-const HOP_BY_HOP: [&HeaderName; 7] = [
-    &CONNECTION,
-    &KEEP_ALIVE,
-    &PROXY_CONNECTION,
-    &PROXY_AUTHENTICATE,
-    &PROXY_AUTHORIZATION,
-    &TRANSFER_ENCODING,
-    &UPGRADE,
-];
+fn hop_by_hop() -> [&'static HeaderName; 7] {
+    [
+        &CONNECTION,
+        &KEEP_ALIVE,
+        &PROXY_CONNECTION,
+        &PROXY_AUTHENTICATE,
+        &PROXY_AUTHORIZATION,
+        &TRANSFER_ENCODING,
+        &UPGRADE,
+    ]
+}
 
 /// How often a dead connection is replaced before the origin counts as broken.
 const STALE_AT_MOST: usize = 3;
@@ -46,7 +48,7 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    for name in HOP_BY_HOP.into_iter().chain(&nominated) {
+    for name in hop_by_hop().into_iter().chain(&nominated) {
         headers.remove(name);
     }
 }
@@ -122,8 +124,8 @@ fn tenant_headers(headers: &mut HeaderMap, told: &Told<'_>) {
     if let Some(state) = told.state {
         headers.insert(X_TENANT_ID, state.id_header.clone());
         headers.insert(X_TENANT_PLAN, state.plan_header.clone());
-        if !state.features_header.is_empty() {
-            headers.insert(X_TENANT_FEATURES, state.features_header.clone());
+        if let Some(features) = &state.features_header {
+            headers.insert(X_TENANT_FEATURES, features.clone());
         }
     }
 }
