@@ -1,0 +1,1 @@
+//! A tree of path segments that finds the most specific pattern.
