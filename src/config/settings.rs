@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 
 /// Where and how this node runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Path of the pricing file, resolved.
     pub pricing: PathBuf,
@@ -32,6 +32,8 @@ pub struct Settings {
     pub admin_tokens: Vec<AdminToken>,
     /// Prefix of the tenant's own endpoints on the proxy port; `None` = off.
     pub self_service: Option<String>,
+    /// `TOLLGATE_LOG`, a filter as `tracing_subscriber::EnvFilter` reads it; `None` = the default filter.
+    pub log: Option<String>,
 }
 
 /// Bounds on what clients may send.
@@ -137,12 +139,16 @@ pub enum LedgerUrl {
 }
 
 /// Stripe.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stripe {
     /// Which Stripe, if any.
     pub mode: StripeMode,
     /// `sk_…`; missing in `off`, made up in `sandbox`.
     pub secret_key: Option<Secret>,
+    /// `pk_…`, for pages in the browser.
+    pub publishable_key: Option<String>,
+    /// `whsec_…`; several while one is being replaced.
+    pub webhook_secrets: Vec<Secret>,
     /// Where the API is; `None` = Stripe's own, or the sandbox's.
     pub api_base: Option<Uri>,
     /// `Stripe-Version`.

@@ -1,0 +1,98 @@
+//! The `store` section: records, ledger, journal.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::check::Fields;
+use super::env::Env;
+use super::given::Given;
+use super::scalar::{COUNT, DURATION, SIZE, TEXT};
+use super::settings::{LedgerUrl, Store};
+use crate::journal;
+
+/// The `store` section of `top`.
+pub(super) fn read(top: &Fields<'_>, env: &Env) -> Store {
+    let fields = top.section("store", &["records", "ledger", "journal"]);
+    let ledger = fields.section("ledger", &["url", "batch"]);
+    let batch = |beat: &Duration| (Duration::from_millis(10)..=Duration::from_secs(10)).contains(beat);
+    Store {
+        records: records(&fields, env),
+        ledger: ledger_url(&ledger, env),
+        batch: ledger.or_if("batch", &DURATION, Duration::from_millis(250), "10ms to 10s", batch),
+        journal: journal(&fields),
+    }
+}
+
+const RECORDS: &str = "sqlite:PATH; postgres:// is not supported in this version";
+
+/// `sqlite:` and a path; relative to the file, or to the working directory if it comes from `DATABASE_URL`.
+fn records(store: &Fields<'_>, env: &Env) -> String {
+    let directory = store.of.checker.source.directory();
+    let given = Given::find(store, "records", env, "DATABASE_URL");
+    let Some(given) = given else { return sqlite(directory, "var/tollgate.db") };
+    let text = given.text();
+    let scheme = text.split(':').next().unwrap_or_default();
+    if matches!(scheme, "postgres" | "postgresql") {
+        given.wrong_secret("PostgreSQL is not supported in this version", RECORDS);
+        return text;
+    }
+    let path = text.strip_prefix("sqlite:").map(|rest| rest.strip_prefix("//").unwrap_or(rest));
+    match path.filter(|path| is_path(path)) {
+        Some(path) => sqlite(base(&given, directory), path),
+        None => {
+            given.wrong_secret("this is not the address of a database", RECORDS);
+            text
+        }
+    }
+}
+
+fn base<'p>(given: &Given<'_>, directory: &'p Path) -> &'p Path {
+    match given {
+        Given::File(_) => directory,
+        Given::Variable { .. } => Path::new(""),
+    }
+}
+
+/// A file: money does not live in memory, and the options of a SQLite URL are ours to set.
+fn is_path(path: &str) -> bool {
+    !path.is_empty() && !path.starts_with(':') && !path.contains(['?', '#']) && !path.ends_with('/')
+}
+
+fn sqlite(directory: &Path, path: &str) -> String {
+    format!("sqlite:{}", directory.join(path).display())
+}
+
+fn ledger_url(ledger: &Fields<'_>, env: &Env) -> LedgerUrl {
+    const ALLOWED: &str = "embedded; redis:// and its kin are not supported in this version";
+    if let Some(given) = Given::find(ledger, "url", env, "REDIS_URL").filter(|given| given.text() != "embedded") {
+        match given.text().starts_with("redis") {
+            true => given.wrong_secret("a ledger in Redis is not supported in this version", ALLOWED),
+            false => given.wrong_secret("this is not a ledger", ALLOWED),
+        }
+    }
+    LedgerUrl::Embedded
+}
+
+fn journal(store: &Fields<'_>) -> journal::Config {
+    let fields = store.section("journal", &["path", "sync", "keep", "keep_size", "segment_records"]);
+    let path: PathBuf = fields.or("path", &TEXT, "var/journal".to_owned()).into();
+    let records = |count: &usize| (1024..=16 << 20).contains(count);
+    let segment = fields.or_if("segment_records", &COUNT, 256 << 10, "1024 to 16777216", records);
+    journal::Config {
+        path: store.of.checker.source.directory().join(path),
+        sync: sync(&fields),
+        keep: fields.or("keep", &DURATION, Duration::from_secs(24 * 3600)),
+        keep_bytes: fields.or("keep_size", &SIZE, 1 << 30),
+        segment_records: u32::try_from(segment).unwrap_or(u32::MAX),
+    }
+}
+
+fn sync(journal: &Fields<'_>) -> journal::Sync {
+    let default = Duration::from_millis(50);
+    if journal.get("sync").is_some_and(|cursor| cursor.text() == "strict") {
+        return journal::Sync::Strict;
+    }
+    let bounds = "strict, or 1ms to 10s";
+    let within = |beat: &Duration| (Duration::from_millis(1)..=Duration::from_secs(10)).contains(beat);
+    journal::Sync::Every(journal.or_if("sync", &DURATION, default, bounds, within))
+}
