@@ -1,0 +1,4 @@
+//! The reporter (to follow).
+#[derive(Debug)]
+/// The reporter.
+pub struct Reporter;
