@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -130,7 +129,6 @@ pub struct Accounts {
     node: Arc<Node>,
     clock: Clock,
     control: Handle,
-    prices: ArcSwap<Prices>,
     keys: DashMap<KeyHash, Slot>,
     tenants: DashMap<TenantNum, Arc<Entry>>,
     by_id: DashMap<Arc<str>, TenantNum>,
@@ -140,29 +138,17 @@ pub struct Accounts {
 impl Accounts {
     /// Nobody in memory yet. Look-ups run on `control`, the runtime of the records.
     #[must_use]
-    pub fn new(records: Records, node: Arc<Node>, clock: Clock, control: Handle, prices: Prices) -> Self {
+    pub fn new(records: Records, node: Arc<Node>, clock: Clock, control: Handle) -> Self {
         Self {
             records,
             node,
             clock,
             control,
-            prices: ArcSwap::from_pointee(prices),
             keys: DashMap::new(),
             tenants: DashMap::new(),
             by_id: DashMap::new(),
             stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
         }
-    }
-
-    /// The prices in force.
-    #[must_use]
-    pub fn prices(&self) -> Arc<Prices> {
-        self.prices.load_full()
-    }
-
-    /// Puts other prices in force; every tenant's state follows at its next request.
-    pub fn set_prices(&self, prices: Prices) {
-        self.prices.store(Arc::new(prices));
     }
 
     /// Who presents `secret`.
@@ -249,10 +235,10 @@ impl Accounts {
         Ok(found.map(|row| self.entry(row)))
     }
 
-    /// The tenant's state for a request now: plan, access, period and budgets.
+    /// The tenant's state for a request now, under the prices that hold for it: plan, access, period and budgets.
     #[must_use]
-    pub fn state(&self, entry: &Entry, now_ms: i64) -> Arc<State> {
-        entry.state(&self.prices.load(), &self.node, now_ms)
+    pub fn state(&self, entry: &Entry, prices: &Prices, now_ms: i64) -> Arc<State> {
+        entry.state(prices, &self.node, now_ms)
     }
 
     async fn on_control<T: Send + 'static>(

@@ -1,1 +1,281 @@
-//! (to be written)
+//! The one place that builds the parts and connects them: `serve`, `demo`, tests and benchmarks all start here.
+//!
+//! Two kinds of threads: one current-thread runtime per worker for the data plane, and one runtime, "control", for
+//! everything that may wait: records, ledger, reporter, admin API, sandbox.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::accounts::Accounts;
+use crate::clock::Clock;
+use crate::config::settings::{LedgerUrl, Settings};
+use crate::config::{Env, Loaded};
+use crate::control::{self, ControlState, Readiness};
+use crate::drain::Drain;
+use crate::gateway::Gateway;
+use crate::journal::Journal;
+use crate::ledger::embedded::Embedded;
+use crate::ledger::{Ledger, Node, Parts, Shipper};
+use crate::records::Records;
+use crate::telemetry::Metrics;
+
+pub mod billing;
+pub mod housekeeping;
+pub mod reload;
+pub mod workers;
+
+use billing::Billing;
+use reload::Reloader;
+use workers::Workers;
+
+/// Requests in flight get so long to end.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+/// A request waits for a settle at most so long. The embedded ledger is on the same disk: nothing is gained by giving up
+/// early, and a slow disk must not refuse a paying client.
+const EMBEDDED_WAIT: Duration = Duration::from_secs(2);
+/// Threads of the control runtime.
+const CONTROL_THREADS: usize = 2;
+
+/// What the configuration does not say.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where configuration overrides come from, now and at each reload.
+    pub env: Env,
+    /// Time.
+    pub clock: Clock,
+}
+
+/// A gateway at work. [`Running::stop`] drains it.
+pub struct Running {
+    core: Core,
+    proxy: SocketAddr,
+    admin: SocketAddr,
+    workers: Workers,
+    background: tokio_util::task::TaskTracker,
+    drain: Drain,
+    control: Runtime,
+}
+
+/// The parts that others are built on.
+#[derive(Clone)]
+struct Core {
+    records: Records,
+    journal: Arc<Journal>,
+    node: Arc<Node>,
+    gateway: Arc<Gateway>,
+    shipper: Arc<tokio::sync::Mutex<Shipper>>,
+    billing: Option<Arc<Billing>>,
+    reloader: Arc<Reloader>,
+    clock: Clock,
+}
+
+/// Starts everything; returns when the node takes traffic.
+///
+/// # Errors
+/// The first part that cannot start, with what to do about it.
+pub fn start(loaded: Loaded, options: Options) -> anyhow::Result<Running> {
+    let metrics = Metrics::install()?;
+    crate::stripe::tls_provider();
+    let control = Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("the control runtime")?;
+    let settings = loaded.settings.clone();
+    let readiness = Readiness::new();
+    let taking_traffic = readiness.condition("workers");
+    let (proxy, listeners) = crate::listen::bind(settings.proxy, settings.workers)?;
+    let drain = Drain::default();
+    let background = tokio_util::task::TaskTracker::new();
+    let (core, queue) = control.block_on(build(loaded, &options, control.handle()))?;
+    let admin = control.block_on(tokio::net::TcpListener::bind(settings.admin));
+    let admin = admin.with_context(|| format!("cannot listen on {} (admin)", settings.admin))?;
+    let admin_address = admin.local_addr()?;
+    let state = control_state(&core, &options, readiness, metrics.clone());
+    {
+        let _inside = control.enter();
+        background.spawn(Arc::clone(&core.node).run_settler(queue, drain.cut.child_token()));
+        background.spawn(control::serve(admin, state, drain.stop.clone()));
+        housekeeping::spawn(&background, &core, &drain, metrics);
+    }
+    let workers = Workers::start(listeners, &core, &settings, &drain, &control)?;
+    taking_traffic.met();
+    tracing::info!(%proxy, admin = %admin_address, workers = settings.workers, "taking traffic");
+    Ok(Running { core, proxy, admin: admin_address, workers, background, drain, control })
+}
+
+async fn build(
+    loaded: Loaded,
+    options: &Options,
+    control: &tokio::runtime::Handle,
+) -> anyhow::Result<(Core, crate::ledger::node::Queue)> {
+    let settings = &loaded.settings;
+    let clock = options.clock.clone();
+    let records = Records::open(&settings.store.records).await.context("store.records")?;
+    let journal = Arc::new(Journal::open(&settings.store.journal).context("store.journal")?);
+    records.register_node(journal.node(), journal.boot(), clock.now()).await?;
+    let (node, queue) = Node::new(Parts {
+        ledger: ledger(settings, &records, &clock),
+        records: records.clone(),
+        journal: Arc::clone(&journal),
+        clock: clock.clone(),
+        batch: settings.store.batch,
+        wait: EMBEDDED_WAIT,
+    });
+    let shipper = recover(&node).await?;
+    let billing = Billing::start(settings, &loaded.pricing, &records, &clock).await?.map(Arc::new);
+    let body_timeout = settings.limits.body_timeout;
+    let accounts = Arc::new(Accounts::new(records.clone(), Arc::clone(&node), clock.clone(), control.clone()));
+    let first = reload::activate(&loaded, &records, &journal, &clock).await?;
+    let gateway = Arc::new(Gateway {
+        snapshot: arc_swap::ArcSwap::new(first.snapshot),
+        accounts,
+        node: Arc::clone(&node),
+        clock: clock.clone(),
+        body_timeout,
+    });
+    let reloader =
+        Reloader::new(first.active, loaded, options.env.clone(), Arc::clone(&gateway), records.clone(), &journal);
+    let reloader = Arc::new(reloader);
+    let shipper = Arc::new(tokio::sync::Mutex::new(shipper));
+    Ok((Core { records, journal, node, gateway, shipper, billing, reloader, clock }, queue))
+}
+
+fn ledger(settings: &Settings, records: &Records, clock: &Clock) -> Arc<dyn Ledger> {
+    match settings.store.ledger {
+        LedgerUrl::Embedded => Arc::new(Embedded::new(records.clone(), clock.clone())),
+    }
+}
+
+/// Ships what an earlier run of this node left in its journal, before anything is admitted: base totals come from the
+/// records, so they must hold it.
+async fn recover(node: &Arc<Node>) -> anyhow::Result<Shipper> {
+    let mut shipper = Shipper::new(Arc::clone(node)).await?;
+    shipper.ship().await.context("shipping what the last run left in the journal")?;
+    Ok(shipper)
+}
+
+fn control_state(core: &Core, options: &Options, readiness: Readiness, metrics: Metrics) -> ControlState {
+    let node = Arc::clone(&core.node);
+    let reloader = Arc::clone(&core.reloader);
+    let accounts = Arc::clone(&core.gateway.accounts);
+    ControlState {
+        records: core.records.clone(),
+        clock: options.clock.clone(),
+        active: core.reloader.active(),
+        changed: Arc::new(move |change| Box::pin(housekeeping::propagate(Arc::clone(&accounts), change))),
+        live_used: Arc::new(move |account| node.used(account)),
+        readiness,
+        reload: Arc::new(move || {
+            let reloader = Arc::clone(&reloader);
+            Box::pin(async move { reloader.reload().await.map_err(|error| format!("{error:#}")) })
+        }),
+        metrics,
+    }
+}
+
+impl Running {
+    /// Where clients call.
+    #[must_use]
+    pub fn proxy(&self) -> SocketAddr {
+        self.proxy
+    }
+
+    /// Where the admin API is.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The records, for tests and benchmarks.
+    #[must_use]
+    pub fn records(&self) -> &Records {
+        &self.core.records
+    }
+
+    /// Stripe's side, if it is switched on.
+    #[must_use]
+    pub fn billing(&self) -> Option<&Arc<Billing>> {
+        self.core.billing.as_ref()
+    }
+
+    /// Carries everything that was completed into the records, now.
+    ///
+    /// # Errors
+    /// When the journal or the records fail; nothing is lost.
+    pub async fn flush_now(&self) -> anyhow::Result<()> {
+        self.core.flush_now().await
+    }
+
+    /// Carries everything that was completed to Stripe, now.
+    ///
+    /// # Errors
+    /// When any part of the way fails; nothing is lost, it goes on by itself.
+    pub async fn report_now(&self) -> anyhow::Result<()> {
+        self.core.flush_now().await?;
+        match &self.core.billing {
+            Some(billing) => billing.report_now().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends in order: no new connections, requests in flight end, everything is settled and flushed.
+    pub fn stop(self) {
+        tracing::info!("draining");
+        self.drain.stop.cancel();
+        self.workers.join(&self.drain, DRAIN_DEADLINE);
+        self.drain.cut.cancel();
+        self.background.close();
+        self.control.block_on(async {
+            if tokio::time::timeout(DRAIN_DEADLINE, self.background.wait()).await.is_err() {
+                tracing::warn!("background work did not end in time");
+            }
+            if let Err(error) = self.core.flush_now().await {
+                tracing::warn!(%error, "stopping with an unflushed journal; the next start ships it");
+            }
+            self.core.node.give_everything_back().await;
+            if let Some(billing) = &self.core.billing {
+                billing.stop().await;
+            }
+            self.core.records.close().await;
+        });
+        self.control.shutdown_timeout(Duration::from_secs(1));
+        tracing::info!("stopped");
+    }
+}
+
+impl Core {
+    async fn flush_now(&self) -> anyhow::Result<()> {
+        self.journal.sync().context("syncing the journal")?;
+        self.shipper.lock().await.ship().await?;
+        Ok(())
+    }
+}
+
+impl Core {
+    fn flushed_seq(&self, control: &Runtime, worker: u16) -> anyhow::Result<u64> {
+        Ok(control.block_on(self.records.flushed_seq(self.journal.node(), worker))?)
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+///
+/// # Errors
+/// When signals cannot be received.
+pub fn wait_for_signal(runtime: &Runtime) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Ok(())
+    })
+}

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 
 use crate::accounts::{Accounts, State};
 use crate::clock::Clock;
-use crate::journal::Writer;
+use crate::journal::LocalWriter;
 use crate::ledger::Node;
 use crate::meter::Exchange;
 use crate::meter::body::Durability;
@@ -74,7 +74,7 @@ pub struct Lane {
     /// What all workers share.
     pub gateway: Arc<Gateway>,
     /// This worker's journal.
-    pub writer: Rc<Writer>,
+    pub writer: Rc<LocalWriter>,
     /// Waits for the disk where the configuration says so.
     pub durability: Rc<Durability>,
     /// Connections to origins.

@@ -10,7 +10,7 @@ use http::StatusCode;
 
 use crate::accounts::tenant::InFlight;
 use crate::clock::Clock;
-use crate::journal::{Full, Outcome, Record, Slot, Writer};
+use crate::journal::{Draft, Full, LocalWriter, Outcome, Slot};
 use crate::ledger::{Budget, Node};
 use crate::pricing::{ChargeOn, OnAbort};
 use crate::units::{KeyNum, NameId, PeriodId, TenantNum};
@@ -86,7 +86,7 @@ impl Exchange {
     /// # Errors
     /// [`Full`], after giving the units back: the disk is full.
     pub fn open(
-        writer: &Rc<Writer>,
+        writer: &Rc<LocalWriter>,
         subject: Subject,
         terms: &Arc<Terms>,
         reserved: Vec<Reserved>,
@@ -174,8 +174,7 @@ impl Exchange {
     fn end(&mut self, outcome: Outcome, status: u16, charged: bool) -> u64 {
         let Some(slot) = self.slot.take() else { return 0 };
         let subject = self.subject;
-        let record = |meter, units, requests| Record {
-            seq: 0,
+        let record = |meter, units, requests| Draft {
             at_ms: subject.at_ms,
             tenant: subject.tenant,
             key: subject.key,
@@ -221,10 +220,9 @@ pub fn give_back(reserved: &[Reserved], now_ms: i64) {
 }
 
 /// Counts a refusal in the journal, best effort: no money hangs on it, so a full disk may lose it.
-pub fn note_refused(writer: &Rc<Writer>, subject: Subject, status: StatusCode) {
+pub fn note_refused(writer: &Rc<LocalWriter>, subject: Subject, status: StatusCode) {
     if let Ok(slot) = writer.reserve(1) {
-        slot.commit(&[Record {
-            seq: 0,
+        slot.commit(&[Draft {
             at_ms: subject.at_ms,
             tenant: subject.tenant,
             key: subject.key,

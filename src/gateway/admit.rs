@@ -37,7 +37,7 @@ pub async fn admit(
     path: &str,
     now_ms: i64,
 ) -> Result<Admitted, Refusal> {
-    let state = lane.gateway.accounts.state(&caller.tenant, now_ms);
+    let state = lane.gateway.accounts.state(&caller.tenant, &priced.snapshot.prices, now_ms);
     if let Some(key) = &caller.key {
         key.last_used_ms.store(now_ms, Relaxed);
     }

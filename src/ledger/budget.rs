@@ -252,6 +252,11 @@ impl Budget {
         now_ms < self.pause_until_ms.load(Relaxed)
     }
 
+    /// The next settle gives back what is not spent.
+    pub fn recall(&self) {
+        self.recall.store(true, Relaxed);
+    }
+
     /// Whether an unspent ceiling lies idle and should go back.
     #[must_use]
     pub fn is_idle(&self, now_ms: i64) -> bool {

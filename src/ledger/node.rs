@@ -137,7 +137,7 @@ impl Node {
         budget.reserve(cost, self.parts.wait, now_ms, || self.kick(budget)).await
     }
 
-    /// Settles on the beat and whenever a budget is short, until cancelled; then once more, giving everything back.
+    /// Settles on the beat and whenever a budget is short, until cancelled.
     pub async fn run_settler(self: Arc<Self>, queue: Queue, cancel: CancellationToken) {
         let Queue(mut queue) = queue;
         let mut beat = tokio::time::interval(self.parts.batch);
@@ -157,8 +157,24 @@ impl Node {
                 }
             }
         }
-        let all: Vec<_> = self.budgets.iter().map(|entry| Arc::clone(entry.value())).collect();
-        self.settle(&all).await;
+    }
+
+    /// On drain: says of every account that this node holds no more than it has used.
+    pub async fn give_everything_back(&self) {
+        let holders: Vec<_> = self
+            .budgets
+            .iter()
+            .filter(|entry| entry.is_loaded() && entry.holds_unspent())
+            .map(|entry| Arc::clone(entry.value()))
+            .collect();
+        holders.iter().for_each(|budget| budget.recall());
+        self.settle(&holders).await;
+    }
+
+    /// Beat of batches and settles.
+    #[must_use]
+    pub fn batch(&self) -> Duration {
+        self.parts.batch
     }
 
     async fn beat(&self, beats: u64) {
@@ -270,20 +286,6 @@ impl Shipper {
         Ok(Self { node, noted: read.clone(), read, unflushed: VecDeque::new() })
     }
 
-    /// Ships on the beat until cancelled; then everything that is left, as far as the records take it.
-    pub async fn run(mut self, cancel: CancellationToken) {
-        let mut beat = tokio::time::interval(self.node.parts.batch);
-        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while cancel.run_until_cancelled(beat.tick()).await.is_some() {
-            if let Err(error) = self.ship().await {
-                tracing::warn!(%error, "the journal waits: it could not be flushed");
-            }
-        }
-        if let Err(error) = self.ship().await {
-            tracing::warn!(%error, "stopping with an unflushed journal; the next start ships it");
-        }
-    }
-
     /// Ships everything that is durable now.
     ///
     /// # Errors
@@ -327,7 +329,7 @@ impl Shipper {
         let more = last.seq < durable;
         self.note_durable(worker, &records);
         let parts = &self.node.parts;
-        self.unflushed.push_back(batch::fold(parts.journal.node(), worker, &records, parts.journal.names()));
+        self.unflushed.push_back(batch::fold(parts.journal.node(), worker, &records, parts.journal.names())?);
         Ok(more)
     }
 
@@ -389,6 +391,9 @@ pub enum ShipError {
     /// The journal could not be read or trimmed.
     #[error("the journal cannot be read: {0}")]
     Journal(#[from] std::io::Error),
+    /// The records cannot be added up.
+    #[error("the journal cannot be folded: {0}")]
+    Fold(#[from] batch::FoldError),
     /// Records that must be there are not.
     #[error("the journal of worker {worker} lacks record {seq}, which the ledger has not counted")]
     Missing {

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::Exchange;
-use crate::journal::{Journal, Sync};
+use crate::journal::{LocalWriter, Sync};
 use crate::upstream::Lease;
 
 /// Why a response body ends early. The connection to the client is then closed without a proper end.
@@ -27,18 +27,16 @@ pub enum BodyError {
 }
 
 /// How the end of a metered body waits for the disk.
-#[derive(Clone)]
 pub struct Durability {
-    journal: std::sync::Arc<Journal>,
-    worker: u16,
+    writer: Rc<LocalWriter>,
     sync: Sync,
 }
 
 impl Durability {
-    /// For the journal of `worker`.
+    /// For this worker's journal.
     #[must_use]
-    pub fn new(journal: std::sync::Arc<Journal>, worker: u16, sync: Sync) -> Self {
-        Self { journal, worker, sync }
+    pub fn new(writer: Rc<LocalWriter>, sync: Sync) -> Self {
+        Self { writer, sync }
     }
 
     /// With `journal.sync: strict` a future that ends when the record is on the disk; else nothing to wait for.
@@ -46,8 +44,12 @@ impl Durability {
         match self.sync {
             Sync::Every(_) => None,
             Sync::Strict => {
-                let (journal, worker) = (std::sync::Arc::clone(&self.journal), self.worker);
-                Some(Box::pin(async move { journal.wait_durable(worker, seq).await }))
+                let durable = self.writer.durable(seq);
+                Some(Box::pin(async move {
+                    if durable.await.is_err() {
+                        tracing::debug!("the journal closes; its last act is to sync");
+                    }
+                }))
             }
         }
     }

@@ -1,0 +1,112 @@
+//! Stripe's side of the node: the sandbox where it stands in, the client, and the reporter.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::settings::{Secret, Settings, StripeMode};
+use crate::pricing::Pricing;
+use crate::records::Records;
+use crate::sandbox::{self, Sandbox};
+use crate::stripe::client::{Client, NewCustomer};
+use crate::stripe::report::{self, Reporter};
+use crate::stripe::transport::{self, Transport};
+use crate::stripe::{IdempotencyKey, transport::API_BASE};
+
+/// Stripe, as this node sees it.
+pub struct Billing {
+    client: Client,
+    reporter: Reporter,
+    base: String,
+    sandbox: tokio::sync::Mutex<Option<Sandbox>>,
+}
+
+impl Billing {
+    /// Connects to Stripe, or to a sandbox of our own; `None` with `stripe.mode: off`.
+    ///
+    /// # Errors
+    /// When the sandbox cannot start, or the key is missing.
+    pub(super) async fn start(
+        settings: &Settings,
+        pricing: &Pricing,
+        records: &Records,
+        clock: &Clock,
+    ) -> anyhow::Result<Option<Self>> {
+        let stripe = &settings.stripe;
+        let sandbox = match (stripe.mode, &stripe.api_base) {
+            (StripeMode::Off, _) => return Ok(None),
+            (StripeMode::Sandbox, None) => {
+                Some(sandbox::start(sandbox::Config::on_loopback(clock.clone())).await.context("the Stripe sandbox")?)
+            }
+            (StripeMode::Sandbox, Some(_)) | (StripeMode::Test | StripeMode::Live, _) => None,
+        };
+        let base = match (&sandbox, &stripe.api_base) {
+            (Some(sandbox), _) => sandbox.url(),
+            (None, Some(base)) => base.to_string(),
+            (None, None) => API_BASE.to_owned(),
+        };
+        let key = match (&sandbox, &stripe.secret_key) {
+            (Some(sandbox), _) => Secret::new(sandbox.secret_key.clone()),
+            (None, Some(key)) => key.clone(),
+            (None, None) => anyhow::bail!("stripe.secret_key is needed with stripe.mode: test and live"),
+        };
+        let config = transport::Config { version: stripe.api_version.clone(), ..transport::Config::new(base.parse()?, key) };
+        let client = Client::new(Arc::new(Transport::new(config)?));
+        if sandbox.is_some() {
+            ensure_meters(&client, pricing).await?;
+        }
+        let reporter = Reporter::new(records.clone(), client.clone(), clock.clone(), report_config(settings, pricing));
+        Ok(Some(Self { client, reporter, base, sandbox: tokio::sync::Mutex::new(sandbox) }))
+    }
+
+    /// Where Stripe is.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Typed calls to Stripe.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Creates a customer for `tenant`; the same tenant gets the same customer again within a day.
+    ///
+    /// # Errors
+    /// What Stripe says.
+    pub async fn create_customer(&self, tenant: &str, email: &str) -> anyhow::Result<String> {
+        let new = NewCustomer { email: Some(email.to_owned()), tenant: tenant.to_owned(), name: None };
+        let key = IdempotencyKey::named(&format!("customer-{tenant}"), 0);
+        Ok(self.client.create_customer(&new, key).await?.id)
+    }
+
+    pub(super) async fn run(&self, stop: CancellationToken) {
+        self.reporter.run(stop).await;
+    }
+
+    pub(super) async fn report_now(&self) -> anyhow::Result<()> {
+        self.reporter.flush_now().await?;
+        Ok(())
+    }
+
+    pub(super) async fn stop(&self) {
+        if let Some(sandbox) = self.sandbox.lock().await.take() {
+            sandbox.stop().await;
+        }
+    }
+}
+
+/// An empty sandbox has no meters; Stripe's are made by the operator.
+async fn ensure_meters(client: &Client, pricing: &Pricing) -> anyhow::Result<()> {
+    for meter in &pricing.meters {
+        client.ensure_meter(&meter.name, &meter.stripe_event, meter.kind).await?;
+    }
+    Ok(())
+}
+
+fn report_config(settings: &Settings, pricing: &Pricing) -> report::Config {
+    report::Config::new(settings.stripe.flush, pricing)
+}

@@ -1,0 +1,93 @@
+//! What runs beside the traffic: shipping, reports, changed files, forgetting what is idle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_util::task::TaskTracker;
+
+use super::Core;
+use crate::accounts::Accounts;
+use crate::control::Change;
+use crate::drain::Drain;
+use crate::telemetry::Metrics;
+
+/// Keys' last use is noted, and idle keys and tenants leave memory, this often.
+const SWEEP: Duration = Duration::from_secs(30);
+/// The node says that it is alive this often.
+const BEAT: Duration = Duration::from_secs(1);
+
+pub(super) fn spawn(tasks: &TaskTracker, core: &Core, drain: &Drain, metrics: Metrics) {
+    // What finishes the work of others runs until they have ended.
+    tasks.spawn(drain.cut.clone().run_until_cancelled_owned(ship(core.clone())));
+    tasks.spawn(metrics.upkeep(drain.cut.clone()));
+    tasks.spawn(drain.stop.clone().run_until_cancelled_owned(beat(core.clone())));
+    tasks.spawn(drain.stop.clone().run_until_cancelled_owned(sweep(core.clone())));
+    tasks.spawn(drain.stop.clone().run_until_cancelled_owned(follow_files(core.clone())));
+    if let Some(billing) = core.billing.clone() {
+        let stop = drain.stop.clone();
+        tasks.spawn(async move { billing.run(stop).await });
+    }
+}
+
+async fn ship(core: Core) {
+    let mut beat = tokio::time::interval(core.node.batch());
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        if let Err(error) = core.shipper.lock().await.ship().await {
+            tracing::warn!(%error, "the journal waits: it could not be flushed");
+        }
+    }
+}
+
+async fn beat(core: Core) {
+    let mut beat = tokio::time::interval(BEAT);
+    loop {
+        beat.tick().await;
+        if let Err(error) = core.records.beat_node(core.journal.node(), core.clock.now()).await {
+            tracing::warn!(%error, "the records do not answer");
+        }
+    }
+}
+
+async fn sweep(core: Core) {
+    let mut beat = tokio::time::interval(SWEEP);
+    loop {
+        beat.tick().await;
+        let accounts = &core.gateway.accounts;
+        let used: Vec<_> = accounts
+            .take_used_keys()
+            .into_iter()
+            .filter_map(|(key, at_ms)| Some((key, Timestamp::from_millisecond(at_ms).ok()?)))
+            .collect();
+        if !used.is_empty()
+            && let Err(error) = core.records.touch_keys(&used).await
+        {
+            tracing::warn!(%error, keys = used.len(), "when keys were last used could not be noted");
+        }
+        accounts.sweep();
+    }
+}
+
+async fn follow_files(core: Core) {
+    let (sender, mut changes) = tokio::sync::mpsc::channel(1);
+    let watching = tokio::spawn(core.reloader.watch().run(sender));
+    while let Some(loaded) = changes.recv().await {
+        // The outcome is logged and kept for `GET /api/v1/config` by the reloader.
+        drop(core.reloader.take(loaded).await);
+    }
+    watching.abort();
+}
+
+/// Tells the data plane of this node what the admin API changed, before the admin API answers.
+pub(super) async fn propagate(accounts: Arc<Accounts>, change: Change) {
+    match change {
+        Change::Key(hash) => accounts.forget_key(&hash).await,
+        Change::Tenant(num) => {
+            if let Err(error) = accounts.refresh_tenant(num).await {
+                tracing::error!(%error, ?num, "a changed tenant could not be read: its old state stays until it is");
+            }
+        }
+    }
+}
