@@ -10,7 +10,7 @@ use crate::config::settings::{Secret, Settings, StripeMode};
 use crate::pricing::Pricing;
 use crate::records::Records;
 use crate::sandbox::{self, Sandbox};
-use crate::stripe::client::{Client, NewCustomer};
+use crate::stripe::client::{Client, NewCustomer, Span};
 use crate::stripe::report::{self, Reporter};
 use crate::stripe::transport::{self, Transport};
 use crate::stripe::{IdempotencyKey, transport::API_BASE};
@@ -20,6 +20,7 @@ pub struct Billing {
     client: Client,
     reporter: Reporter,
     base: String,
+    clock: Clock,
     sandbox: tokio::sync::Mutex<Option<Sandbox>>,
 }
 
@@ -58,7 +59,7 @@ impl Billing {
             ensure_meters(&client, pricing).await?;
         }
         let reporter = Reporter::new(records.clone(), client.clone(), clock.clone(), report_config(settings, pricing));
-        Ok(Some(Self { client, reporter, base, sandbox: tokio::sync::Mutex::new(sandbox) }))
+        Ok(Some(Self { client, reporter, base, clock: clock.clone(), sandbox: tokio::sync::Mutex::new(sandbox) }))
     }
 
     /// Where Stripe is.
@@ -81,6 +82,20 @@ impl Billing {
         let new = NewCustomer { email: Some(email.to_owned()), tenant: tenant.to_owned(), name: None };
         let key = IdempotencyKey::named(&format!("customer-{tenant}"), 0);
         Ok(self.client.create_customer(&new, key).await?.id)
+    }
+
+    /// What Stripe's meters hold of `customer`, summed, over the last day and up to now.
+    ///
+    /// # Errors
+    /// What Stripe says.
+    pub async fn total(&self, customer: &str) -> anyhow::Result<u64> {
+        let minute_s = self.clock.now_s().div_euclid(60) * 60;
+        let span = Span { start_s: minute_s - 86_400, end_s: minute_s + 600 };
+        let mut total = 0_u64;
+        for meter in self.client.meters().await? {
+            total = total.saturating_add(self.client.metered(&meter.id, customer, span).await?);
+        }
+        Ok(total)
     }
 
     pub(super) async fn run(&self, stop: CancellationToken) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::{Failure, Format};
-use crate::app::{self, Running};
+use crate::app::{self, Options, Running};
 use crate::config::{self, Env};
 
 mod client;
@@ -82,7 +82,7 @@ fn start(args: &DemoArgs, folder: &Path, origin: SocketAddr) -> anyhow::Result<R
     std::fs::write(&path, settings)?;
     // The demo is the same on every machine: nothing of the environment reaches it.
     let loaded = config::load(&path, &Env::empty()).context("the demo's own configuration")?;
-    app::start(loaded)
+    app::start(loaded, Options { env: Env::empty(), ..Options::default() })
 }
 
 /// The wanted port, or the first free one from `from` on.

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use super::Failure;
+use crate::app::{self, Options};
+use crate::config::{self, Env};
+use crate::telemetry;
 
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
@@ -12,10 +15,21 @@ pub struct ServeArgs {
     pub config: PathBuf,
 }
 
-/// Runs until a signal ends it.
+/// Runs until SIGTERM or SIGINT, then drains.
 ///
 /// # Errors
-/// [`Failure::Usage`] when the configuration cannot be read.
+/// [`Failure::Usage`] when the configuration cannot be read, [`Failure::Refused`] when a part cannot start.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
-    Err(Failure::Usage(format!("{}: serving is not part of this build", args.config.display())))
+    telemetry::init_logs().map_err(|error| Failure::Usage(error.to_string()))?;
+    let env = Env::process();
+    let loaded = config::load(&args.config, &env).map_err(|errors| Failure::Usage(errors.to_string()))?;
+    serve(loaded, env).map_err(|error| Failure::Refused(format!("{error:#}")))
+}
+
+fn serve(loaded: config::Loaded, env: Env) -> anyhow::Result<()> {
+    let running = app::start(loaded, Options { env, ..Options::default() })?;
+    let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    app::wait_for_signal(&signals)?;
+    running.stop();
+    Ok(())
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::Caller;
 use crate::app::Running;
+use crate::app::billing::Billing;
 
 /// A tenant of the demo and its calls: `(method, path, how often)`.
 struct Act {
@@ -28,6 +29,7 @@ pub struct Tenant {
     id: String,
     plan: &'static str,
     key: String,
+    customer: String,
     calls: u64,
     refused: u64,
     /// Sum of `X-Tollgate-Cost` over all answers.
@@ -51,7 +53,8 @@ pub async fn tell(running: &Running, admin: &Caller, proxy: &Caller) -> anyhow::
     let mut tenants = Vec::new();
     for act in ACTS {
         let mut tenant = enter(running, admin, act.plan).await?;
-        play(&mut tenant, &proxy.with_token(&tenant.key), act).await?;
+        let caller = proxy.with_token(&tenant.key);
+        play(&mut tenant, &caller, act).await?;
         tenants.push(tenant);
     }
     running.report_now().await.context("reporting to Stripe")?;
@@ -64,14 +67,14 @@ pub async fn tell(running: &Running, admin: &Caller, proxy: &Caller) -> anyhow::
 async fn enter(running: &Running, admin: &Caller, plan: &'static str) -> anyhow::Result<Tenant> {
     let id = format!("demo-{plan}");
     let email = format!("{plan}@demo.test");
-    let customer = running.create_customer(&id, &email).await.context("creating a customer")?;
+    let customer = stripe(running)?.create_customer(&id, &email).await.context("creating a customer")?;
     let tenant = json!({ "id": id, "name": format!("Demo {plan}"), "email": email, "plan": plan,
         "stripe_customer_id": customer });
     admin.json(Method::POST, "/api/v1/tenants", Some(&tenant)).await?;
     let path = format!("/api/v1/tenants/{id}/keys");
     let key = admin.json(Method::POST, &path, Some(&json!({ "name": "demo" }))).await?;
     let key = key["key"].as_str().context("a new key comes with its secret")?.to_owned();
-    Ok(Tenant { id, plan, key, calls: 0, refused: 0, charged_units: 0, used_units: 0, stripe_units: 0 })
+    Ok(Tenant { id, plan, key, customer, calls: 0, refused: 0, charged_units: 0, used_units: 0, stripe_units: 0 })
 }
 
 async fn play(tenant: &mut Tenant, proxy: &Caller, act: &Act) -> anyhow::Result<()> {
@@ -91,8 +94,12 @@ async fn count(running: &Running, admin: &Caller, tenant: &mut Tenant) -> anyhow
     let usage = admin.json(Method::GET, &format!("/api/v1/tenants/{}/usage", tenant.id), None).await?;
     let meters = usage["meters"].as_array().context("usage has meters")?;
     tenant.used_units = meters.iter().filter_map(|meter| meter["used"].as_u64()).sum();
-    tenant.stripe_units = running.stripe_total(&tenant.id).await.context("asking Stripe's meter")?;
+    tenant.stripe_units = stripe(running)?.total(&tenant.customer).await.context("asking Stripe's meters")?;
     Ok(())
+}
+
+fn stripe(running: &Running) -> anyhow::Result<&Billing> {
+    running.billing().map(|billing| &**billing).context("the demo runs with a sandbox")
 }
 
 impl Outcome {
@@ -144,7 +151,7 @@ impl Outcome {
              Usage:\n  curl http://{admin}/api/v1/tenants/demo-pro/usage -H 'Authorization: Bearer {token}'\n\n\
              Its files are in {folder} until it ends. Press Ctrl-C to stop.\n",
             token = super::ADMIN_TOKEN,
-            sandbox = running.stripe_base(),
+            sandbox = running.billing().map_or("", |billing| billing.base()),
             keys = self.tenants.iter().map(|t| format!("  {:<17}{}\n", t.id, t.key)).collect::<String>(),
             pro = key("pro"),
             free = key("free"),
