@@ -8,8 +8,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{delete, get, post};
 use futures_util::future::BoxFuture;
+use http::{Method, StatusCode, Uri};
 use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -18,9 +25,24 @@ use crate::records::Records;
 use crate::telemetry::Metrics;
 use crate::units::{Account, TenantNum};
 
+mod audit;
+mod auth;
+mod configuration;
+mod health;
+mod input;
+mod keys;
+mod layers;
+mod problem;
 pub mod readiness;
+mod reports;
+mod secret;
+mod server;
+mod tenants;
+mod usage;
 
-pub use readiness::Readiness;
+pub use readiness::{Condition, Readiness};
+
+use problem::Problem;
 
 /// Tells the data plane what changed.
 pub type OnChange = Arc<dyn Fn(Change) + Send + Sync>;
@@ -91,4 +113,51 @@ pub enum Change {
     Tenant(TenantNum),
     /// The key with this SHA-256 was created, revoked or given an expiry.
     Key([u8; 32]),
+}
+
+/// Answers on `listener` until `cancel`; calls in flight then have 10 s to end.
+pub async fn serve(listener: TcpListener, state: ControlState, cancel: CancellationToken) {
+    let tasks = TaskTracker::new();
+    let router = router(Arc::new(state), tasks.clone());
+    server::run(listener, router, tasks, cancel).await;
+}
+
+fn router(state: Arc<ControlState>, tasks: TaskTracker) -> Router {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .nest("/api/v1", api(&state))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(tasks, layers::finish_what_began))
+        .layer(from_fn(layers::name_and_render))
+        .with_state(state)
+}
+
+fn api(state: &Arc<ControlState>) -> Router<Arc<ControlState>> {
+    Router::new()
+        .route("/tenants", get(tenants::list).post(tenants::create))
+        .route("/tenants/{id}", get(tenants::show).patch(tenants::update).put(tenants::upsert).delete(tenants::delete))
+        .route("/tenants/{id}/keys", get(keys::list).post(keys::create))
+        .route("/tenants/{id}/keys/{key}", delete(keys::revoke))
+        .route("/tenants/{id}/keys/{key}/rotate", post(keys::rotate))
+        .route("/tenants/{id}/usage", get(usage::show))
+        .route("/reports", get(reports::list))
+        .route("/dead-letters", get(reports::dead_letters))
+        .route("/config", get(configuration::show))
+        .route("/config/reload", post(configuration::reload))
+        .route("/audit", get(audit::list))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(Arc::clone(state), auth::authenticate))
+}
+
+async fn unknown_path(uri: Uri) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "unknown_path", format!("there is nothing at {}", uri.path()))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Problem {
+    let detail = format!("{method} is not possible at {}", uri.path());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }

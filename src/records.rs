@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::pricing::Status;
 use crate::units::{Account, KeyNum, TenantNum};
 
+mod anchor;
 mod audit;
 mod db;
 mod flush;

@@ -57,7 +57,8 @@ fn authorize(tokens: &[AdminToken], headers: &HeaderMap, needed: Role) -> Result
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "unknown_credential", detail).at("Authorization"));
     };
     if token.role < needed {
-        let detail = format!("token {:?} has the role {}; this call needs {}", token.name, name(token.role), name(needed));
+        let detail =
+            format!("token {:?} has the role {}; this call needs {}", token.name, name(token.role), name(needed));
         return Err(Problem::new(StatusCode::FORBIDDEN, "insufficient_role", detail));
     }
     Ok(Actor { name: token.name.clone() })

@@ -75,7 +75,8 @@ fn wrong_body(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem 
 
 /// The field in serde's "unknown field `x`, …", "missing field `x`" and "duplicate field `x`": the path ends above it.
 fn named(cause: &str) -> Option<&str> {
-    let rest = ["unknown field `", "missing field `", "duplicate field `"].iter().find_map(|p| cause.strip_prefix(p))?;
+    let rest =
+        ["unknown field `", "missing field `", "duplicate field `"].iter().find_map(|p| cause.strip_prefix(p))?;
     rest.split_once('`').map(|(field, _)| field)
 }
 

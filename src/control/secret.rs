@@ -126,7 +126,9 @@ mod tests {
         let key = KeySecret::import_hash(&digest.to_uppercase()).expect("either case");
         assert_eq!(key.sha256, sha256("legacy-key-0123456789"));
         assert_eq!(key.prefix, format!("sha256:{}", &digest[..8]));
-        for bad in ["", "abc", &digest[..62], &format!("{digest}00"), &digest.replace(|c: char| c.is_ascii_digit(), "g")] {
+        for bad in
+            ["", "abc", &digest[..62], &format!("{digest}00"), &digest.replace(|c: char| c.is_ascii_digit(), "g")]
+        {
             assert_eq!(KeySecret::import_hash(bad).err().and_then(|p| p.field).as_deref(), Some("sha256"), "{bad}");
         }
     }
