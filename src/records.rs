@@ -1,4 +1,11 @@
 //! SQL: tenants, keys, usage, reports, history. SQLite here; statements are written so that PostgreSQL can take them.
+//!
+//! Two rules carry the money. A batch counts only if it is the next of its journal (`flush`), and what is counted but
+//! not yet reported is sealed under the account's next number (`seal`): each is one transaction with one condition, so
+//! that nothing counts twice whoever repeats what.
+//!
+//! Every statement is set-based where rows are many: rows travel as one JSON text through `json_each($1)`, read by
+//! position (`e.value ->> 0`). PostgreSQL reads the same text once its migrations define `json_each(text)` and `unhex(text)`.
 
 use std::sync::Arc;
 
@@ -6,18 +13,59 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::pricing::Status;
-use crate::units::{Account, KeyNum, NodeId, TenantNum};
+use crate::units::{Account, KeyNum, TenantNum};
+
+mod audit;
+mod db;
+mod flush;
+mod history;
+mod keys;
+mod migrate;
+mod nodes;
+mod reports;
+mod rows;
+mod seal;
+mod tenants;
 
 /// The database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Records {
-    // (to be written)
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    db: db::Db,
+    /// Made with the database: keeps the report identifiers of two installations on one Stripe account apart.
+    installation: String,
+}
+
+impl Records {
+    /// Opens the database at `url` (`sqlite:path`; created if missing, with its directory) and brings its tables up
+    /// to this version, under a lock.
+    ///
+    /// # Errors
+    /// [`RecordsError::Unavailable`] if it cannot be opened, [`RecordsError::Corrupt`] if a newer version wrote it.
+    pub async fn open(url: &str) -> Result<Self, RecordsError> {
+        let db = db::Db::open(url).await?;
+        let installation = migrate::migrate(&db).await?;
+        Ok(Self { inner: Arc::new(Inner { db, installation }) })
+    }
+
+    /// Closes all connections, after what is running on them; later calls fail as unavailable.
+    pub async fn close(&self) {
+        self.inner.db.close().await;
+    }
+
+    fn db(&self) -> &db::Db {
+        &self.inner.db
+    }
 }
 
 /// An operation on the records failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum RecordsError {
-    /// The database could not be reached or refused; nothing is known to have happened.
+    /// The database could not be reached or refused; nothing happened.
     #[error("the records are unavailable: {0}")]
     Unavailable(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// The commit's answer was lost: it may have happened.
@@ -26,6 +74,9 @@ pub enum RecordsError {
     /// What is stored cannot be read: a defect or another version's data.
     #[error("the records hold something unreadable: {0}")]
     Corrupt(String),
+    /// The caller asked for something impossible; nothing happened.
+    #[error("the records cannot do that: {0}")]
+    Invalid(String),
 }
 
 /// Result of a create: retries are safe.
@@ -35,7 +86,8 @@ pub enum Created<T> {
     New(T),
     /// It was there with the same content.
     Exists(T),
-    /// It was there with other content; the field that differs.
+    /// It was there with other content; the field that differs. For a key also `"tenant"` when there is no such
+    /// tenant, and `"revoked_at"` when it was revoked.
     Differs(&'static str),
 }
 
@@ -80,6 +132,44 @@ fn no_num() -> TenantNum {
     TenantNum(0)
 }
 
+/// What a new tenant begins with.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct NewTenant {
+    /// Name in the API; `[A-Za-z0-9._-]{1,64}`, checked by the caller.
+    pub id: String,
+    /// For people.
+    pub name: String,
+    /// For people and Stripe.
+    pub email: Option<String>,
+    /// Plan in `pricing.yaml`, checked by the caller.
+    pub plan: String,
+    /// `cus_…`, if known already.
+    pub stripe_customer_id: Option<String>,
+}
+
+/// What to change of a tenant; `None` leaves a field, `Some(None)` empties it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TenantPatch {
+    /// For people.
+    pub name: Option<String>,
+    /// For people and Stripe.
+    pub email: Option<Option<String>>,
+    /// Plan in `pricing.yaml`.
+    pub plan: Option<String>,
+    /// `cus_…`; the first one makes held usage due.
+    pub stripe_customer_id: Option<Option<String>>,
+    /// `sub_…`.
+    pub stripe_subscription_id: Option<Option<String>>,
+    /// The subscription's status.
+    pub status: Option<Option<Status>>,
+    /// End of the trial.
+    pub trial_ends_at: Option<Option<Timestamp>>,
+    /// Where billing periods are counted from.
+    pub period_anchor: Option<Timestamp>,
+    /// `month` or `year`.
+    pub period_interval: Option<String>,
+}
+
 /// An API key; the secret itself is never stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
@@ -111,6 +201,25 @@ pub struct Key {
 
 fn no_key() -> KeyNum {
     KeyNum::NONE
+}
+
+/// What a new key begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewKey {
+    /// Tenant's id.
+    pub tenant: String,
+    /// `key_…`, unique for ever.
+    pub id: String,
+    /// For people.
+    pub name: String,
+    /// First characters of the secret.
+    pub prefix: String,
+    /// SHA-256 of the secret; one secret is one key, at one tenant.
+    pub sha256: [u8; 32],
+    /// `METHOD /template` or `/template`; empty = everything.
+    pub scopes: Vec<String>,
+    /// No longer valid from then on.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// A page of a list: newest first.
@@ -154,6 +263,33 @@ pub enum Flushed {
     },
 }
 
+/// An account with usage that is not in any report yet, and a customer to report it to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Which counter.
+    pub account: Account,
+    /// Tenant's id.
+    pub tenant: String,
+    /// `cus_…`.
+    pub stripe_customer_id: String,
+    /// Units a seal would take now.
+    pub unreported: u64,
+    /// Since when there is something to report.
+    pub since: Timestamp,
+}
+
+/// An account whose usage waits for its tenant to get a Stripe customer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// Which counter.
+    #[serde(skip)]
+    pub account: Account,
+    /// Tenant's id.
+    pub tenant: String,
+    /// Units kept so far.
+    pub unreported: u64,
+}
+
 /// A sealed report: immutable but for its state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -162,7 +298,7 @@ pub struct Report {
     pub account: Account,
     /// Tenant's id.
     pub tenant: String,
-    /// `cus_…` at the time of reading.
+    /// `cus_…` at the time of the seal: a repeated send must say the same. Always there.
     pub stripe_customer_id: Option<String>,
     /// The how-many-eth of its account.
     pub k: u64,
@@ -194,4 +330,83 @@ pub enum ReportState {
     Delivered,
     /// Stripe refused it for good; wants a person.
     Rejected,
+}
+
+/// What came of sending a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Stripe has it (200, or "already exists").
+    Delivered,
+    /// Stripe refused it for good; why.
+    Rejected(String),
+    /// No definite answer; the last trouble. To be sent again as it is.
+    Unknown(String),
+    /// A 5xx was received; to be sent again with a fresh idempotency key, same identifier.
+    UnknownAfter5xx(String),
+}
+
+/// Which reports to list; `None` = all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReportFilter {
+    /// Tenant's id.
+    pub tenant: Option<String>,
+    /// How far they got.
+    pub state: Option<ReportState>,
+}
+
+/// What usage is summed by, besides the meter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UsageBy {
+    /// The route's name.
+    Route,
+    /// The hour, RFC 3339 UTC.
+    Hour,
+    /// The day in UTC, `2026-11-20`.
+    Day,
+    /// The meter alone.
+    Meter,
+    /// The key's id; empty where no key was used.
+    Key,
+    /// The status sent; `0` if none was.
+    Status,
+}
+
+/// One group of a usage query.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UsageRow {
+    /// The meter's name.
+    pub meter: String,
+    /// The group, as [`UsageBy`] says.
+    pub group: String,
+    /// Units charged.
+    pub units: u64,
+    /// Exchanges, those that cost nothing too.
+    pub requests: u64,
+}
+
+/// A tenant's use of one meter in one period, as flushed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MeterUsage {
+    /// The meter's name.
+    pub meter: String,
+    /// Units flushed from all nodes.
+    pub used: u64,
+    /// Units that Stripe has confirmed.
+    pub reported: u64,
+}
+
+/// Who did what; never changed, never deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AuditEntry {
+    /// When.
+    pub at: Timestamp,
+    /// Who: an admin token's name, a key's id, or the part of Tollgate.
+    pub actor: String,
+    /// What was done, for example `tenant.create`.
+    pub action: String,
+    /// To what, for example a tenant's id.
+    pub subject: String,
+    /// Whatever else explains it; no secrets.
+    pub detail: serde_json::Value,
 }

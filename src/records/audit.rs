@@ -1,0 +1,47 @@
+//! The audit log: only ever added to.
+
+use sqlx::any::AnyRow;
+
+use super::db::Durability;
+use super::rows::{self, Columns};
+use super::{AuditEntry, Listed, Page, Records, RecordsError};
+
+const INSERT: &str = "INSERT INTO audit (at, actor, action, subject, detail) VALUES ($1, $2, $3, $4, $5)";
+const LIST: &str =
+    "SELECT num, at, actor, action, subject, detail FROM audit WHERE num < $1 ORDER BY num DESC LIMIT $2";
+
+impl Records {
+    /// Adds an entry.
+    pub async fn audit(&self, entry: AuditEntry) -> Result<(), RecordsError> {
+        let mut write = self.db().write(Durability::PowerCut).await?;
+        let query = sqlx::query(INSERT)
+            .bind(entry.at.as_millisecond())
+            .bind(entry.actor)
+            .bind(entry.action)
+            .bind(entry.subject)
+            .bind(entry.detail.to_string());
+        query.execute(write.on()).await?;
+        write.commit().await
+    }
+
+    /// Entries, newest first.
+    pub async fn audits(&self, page: Page) -> Result<Listed<AuditEntry>, RecordsError> {
+        let query = sqlx::query(LIST).bind(rows::cursor(page.after.as_deref())?).bind(rows::limit(page.limit));
+        let found = query.fetch_all(self.db().read()).await?;
+        let found = found.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+        let listed = rows::listed(found, page.limit, |(num, _)| num.to_string());
+        Ok(Listed { data: listed.data.into_iter().map(|(_, entry)| entry).collect(), next: listed.next })
+    }
+}
+
+fn entry(row: &AnyRow) -> Result<(i64, AuditEntry), RecordsError> {
+    let detail: String = row.col("detail")?;
+    let entry = AuditEntry {
+        at: row.time("at")?,
+        actor: row.col("actor")?,
+        action: row.col("action")?,
+        subject: row.col("subject")?,
+        detail: serde_json::from_str(&detail).map_err(|error| RecordsError::Corrupt(error.to_string()))?,
+    };
+    Ok((row.col("num")?, entry))
+}

@@ -1,0 +1,153 @@
+//! Connections: one writer at a time, a few readers, and what a failure means.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::any::AnyPoolOptions;
+use sqlx::{Any, AnyConnection, AnyPool, Transaction};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::RecordsError;
+
+/// Longest wait for a connection or for the writers before; then the records are unavailable.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Readers at once; WAL lets them read while a writer writes.
+const READERS: u32 = 4;
+
+/// SQLite only: write-ahead log, waiting for other processes' locks, and memory for a database of some millions of rows.
+const PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 10000; PRAGMA foreign_keys = ON; \
+                       PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384; PRAGMA mmap_size = 268435456;";
+const SYNC_FULL: &str = "PRAGMA synchronous = FULL;";
+const SYNC_NORMAL: &str = "PRAGMA synchronous = NORMAL;";
+const READ_ONLY: &str = "PRAGMA query_only = ON;";
+/// SQLite takes the write lock at once, so that what a transaction reads is still so when it writes.
+const BEGIN: &str = "BEGIN IMMEDIATE";
+
+/// What a commit survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// A power cut: all that money depends on.
+    PowerCut,
+    /// The death of the process: what its owner says again after a power cut.
+    Process,
+}
+
+/// The pools.
+#[derive(Debug)]
+pub(super) struct Db {
+    full: AnyPool,
+    normal: AnyPool,
+    read: AnyPool,
+    /// SQLite has one writer; waiting here in line is fair, waiting in SQLite is not.
+    writing: Arc<Mutex<()>>,
+}
+
+impl Db {
+    /// Opens the file that `url` names and makes it if it is missing.
+    pub(super) async fn open(url: &str) -> Result<Self, RecordsError> {
+        sqlx::any::install_default_drivers();
+        let url = creating(url)?;
+        Ok(Self {
+            full: pool(&url, 1, SYNC_FULL).await?,
+            normal: pool(&url, 1, SYNC_NORMAL).await?,
+            read: pool(&url, READERS, READ_ONLY).await?,
+            writing: Arc::default(),
+        })
+    }
+
+    /// For statements that change nothing.
+    pub(super) fn read(&self) -> &AnyPool {
+        &self.read
+    }
+
+    /// Begins the one write transaction; dropped without [`Write::commit`] it never was.
+    pub(super) async fn write(&self, durability: Durability) -> Result<Write, RecordsError> {
+        let waited = tokio::time::timeout(PATIENCE, Arc::clone(&self.writing).lock_owned()).await;
+        let guard = waited.map_err(|_| unavailable("the writers before did not finish in time"))?;
+        let pool = match durability {
+            Durability::PowerCut => &self.full,
+            Durability::Process => &self.normal,
+        };
+        Ok(Write { tx: pool.begin_with(BEGIN).await?, _guard: guard })
+    }
+
+    pub(super) async fn close(&self) {
+        self.read.close().await;
+        self.normal.close().await;
+        // The last to go: it checkpoints the write-ahead log into the file.
+        self.full.close().await;
+    }
+}
+
+/// A write transaction.
+#[derive(Debug)]
+pub(super) struct Write {
+    // Dropped in this order: rolled back first, then the next writer's turn.
+    tx: Transaction<'static, Any>,
+    _guard: OwnedMutexGuard<()>,
+}
+
+impl Write {
+    /// Where its statements run.
+    pub(super) fn on(&mut self) -> &mut AnyConnection {
+        &mut self.tx
+    }
+
+    /// Makes it so. A failure here says nothing about what happened.
+    pub(super) async fn commit(self) -> Result<(), RecordsError> {
+        self.tx.commit().await.map_err(|error| RecordsError::Unknown(Arc::new(error)))
+    }
+}
+
+impl From<sqlx::Error> for RecordsError {
+    /// An error of any statement but a commit: its transaction is rolled back.
+    fn from(error: sqlx::Error) -> Self {
+        if matches!(
+            error,
+            sqlx::Error::ColumnDecode { .. }
+                | sqlx::Error::Decode(_)
+                | sqlx::Error::ColumnNotFound(_)
+                | sqlx::Error::TypeNotFound { .. }
+        ) {
+            return Self::Corrupt(error.to_string());
+        }
+        Self::Unavailable(Arc::new(error))
+    }
+}
+
+pub(super) fn unavailable(why: impl Into<String>) -> RecordsError {
+    RecordsError::Unavailable(Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(why.into())))
+}
+
+async fn pool(url: &str, connections: u32, pragmas: &'static str) -> Result<AnyPool, RecordsError> {
+    let options = AnyPoolOptions::new()
+        .max_connections(connections)
+        .min_connections(1)
+        .acquire_timeout(PATIENCE)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                sqlx::raw_sql(PRAGMAS).execute(&mut *connection).await?;
+                sqlx::raw_sql(pragmas).execute(&mut *connection).await?;
+                Ok(())
+            })
+        });
+    Ok(options.connect(url).await?)
+}
+
+/// The same URL, creating: its directory made, and `mode=rwc` unless it says otherwise.
+fn creating(url: &str) -> Result<String, RecordsError> {
+    let path = url.strip_prefix("sqlite:").ok_or_else(|| unavailable(format!("{url}: not a sqlite: URL")))?;
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let (file, query) = path.split_once('?').unwrap_or((path, ""));
+    if file.is_empty() || file.starts_with(":memory:") || query.contains("mode=memory") {
+        return Err(unavailable(format!("{url}: the records need a file")));
+    }
+    if let Some(parent) = std::path::Path::new(file).parent() {
+        std::fs::create_dir_all(parent).map_err(|error| unavailable(format!("{}: {error}", parent.display())))?;
+    }
+    let mode = if query.contains("mode=") { query.to_owned() } else { format!("mode=rwc&{query}") };
+    Ok(format!("sqlite://{file}?{}", mode.trim_end_matches('&')))
+}

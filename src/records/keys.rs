@@ -1,0 +1,204 @@
+//! API keys: found by the hash of their secret, in one indexed read.
+
+use jiff::Timestamp;
+use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
+
+use super::db::Durability;
+use super::rows::{self, Columns};
+use super::{Created, Key, Listed, NewKey, Page, Records, RecordsError, Tenant, tenants};
+use crate::units::KeyNum;
+
+macro_rules! columns {
+    () => {
+        "k.num AS k_num, k.id AS k_id, k.name AS k_name, k.prefix AS k_prefix, k.sha256 AS k_sha256, \
+         k.scopes AS k_scopes, k.expires_at AS k_expires_at, k.revoked_at AS k_revoked_at, \
+         k.last_used_at AS k_last_used_at, k.created_at AS k_created_at, t.id AS k_tenant"
+    };
+}
+macro_rules! joined {
+    () => {
+        " FROM api_key AS k JOIN tenant AS t ON t.num = k.tenant "
+    };
+}
+
+const BY_HASH: &str = concat!("SELECT ", columns!(), ", t.*", joined!(), "WHERE k.sha256 = $1");
+const BY_ID: &str = concat!("SELECT ", columns!(), joined!(), "WHERE k.id = $1");
+const OF_TENANT: &str =
+    concat!("SELECT ", columns!(), joined!(), "WHERE k.tenant = $1 AND k.num < $2 ORDER BY k.num DESC LIMIT $3");
+const INSERT: &str = "INSERT INTO api_key (tenant, id, name, prefix, sha256, scopes, expires_at, created_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+/// SQLite decodes hex with `unhex`.
+const IMPORT: &str = "INSERT INTO api_key (tenant, id, name, prefix, sha256, scopes, expires_at, created_at) \
+     SELECT t.num, e.value ->> 1, e.value ->> 2, e.value ->> 3, unhex(e.value ->> 4), e.value ->> 5, \
+            CAST(e.value ->> 6 AS BIGINT), $2 \
+     FROM json_each($1) AS e CROSS JOIN tenant AS t WHERE t.id = e.value ->> 0 AND t.deleted_at IS NULL \
+     ON CONFLICT DO NOTHING";
+const REVOKE: &str = "UPDATE api_key SET revoked_at = $3 WHERE id = $2 AND revoked_at IS NULL AND tenant = \
+     (SELECT num FROM tenant WHERE id = $1 AND deleted_at IS NULL)";
+const EXPIRE: &str = "UPDATE api_key SET expires_at = $3 WHERE id = $2 AND tenant = \
+     (SELECT num FROM tenant WHERE id = $1 AND deleted_at IS NULL)";
+const TOUCH: &str = "UPDATE api_key SET last_used_at = u.at FROM \
+     (SELECT CAST(e.value ->> 0 AS BIGINT) AS num, MAX(CAST(e.value ->> 1 AS BIGINT)) AS at \
+      FROM json_each($1) AS e GROUP BY 1) AS u \
+     WHERE api_key.num = u.num AND (api_key.last_used_at IS NULL OR api_key.last_used_at < u.at)";
+
+impl Records {
+    /// Creates a key. Safe to repeat: a secret is one key, at one tenant.
+    pub async fn create_key(&self, new: NewKey, now: Timestamp) -> Result<Created<Key>, RecordsError> {
+        let new = NewKey { expires_at: new.expires_at.map(rows::whole_ms), ..new };
+        let mut write = self.db().write(Durability::PowerCut).await?;
+        let Some(tenant) = tenants::by_id(write.on(), &new.tenant).await? else {
+            return Ok(Created::Differs("tenant"));
+        };
+        if let Some((there, owner)) = by_hash(write.on(), &new.sha256).await? {
+            let same = owner.num == tenant.num;
+            return Ok(difference(&there, &new, same).map_or(Created::Exists(there), Created::Differs));
+        }
+        if by_id(write.on(), &new.id).await?.is_some() {
+            return Ok(Created::Differs("id"));
+        }
+        insert(write.on(), &tenant, &new, now).await?;
+        let made = by_id(write.on(), &new.id).await?;
+        write.commit().await?;
+        made.map(Created::New).ok_or_else(|| RecordsError::Corrupt("a key vanished as it was made".to_owned()))
+    }
+
+    /// Creates many keys in one transaction and answers how many are new; those that are there, and those of tenants
+    /// that are not, are passed over.
+    pub async fn import_keys(&self, new: &[NewKey], now: Timestamp) -> Result<u64, RecordsError> {
+        let many = new.iter().map(importable).collect::<Result<Vec<_>, _>>()?;
+        let mut write = self.db().write(Durability::PowerCut).await?;
+        let query = sqlx::query(IMPORT).bind(rows::json(&many)?).bind(now.as_millisecond());
+        let made = query.execute(write.on()).await?.rows_affected();
+        write.commit().await?;
+        Ok(made)
+    }
+
+    /// A tenant's keys, newest first, revoked ones too.
+    pub async fn keys(&self, tenant: &str, page: Page) -> Result<Listed<Key>, RecordsError> {
+        let Some(tenant) = self.tenant(tenant).await? else {
+            return Ok(Listed { data: Vec::new(), next: None });
+        };
+        let query = sqlx::query(OF_TENANT)
+            .bind(rows::int(tenant.num.0)?)
+            .bind(rows::cursor(page.after.as_deref())?)
+            .bind(rows::limit(page.limit));
+        let found = query.fetch_all(self.db().read()).await?;
+        let found = found.iter().map(key).collect::<Result<Vec<_>, _>>()?;
+        Ok(rows::listed(found, page.limit, |last| last.num.0.to_string()))
+    }
+
+    /// The key with that secret and its tenant, revoked, expired and deleted ones too: the caller says which.
+    pub async fn key_by_hash(&self, sha256: &[u8; 32]) -> Result<Option<(Key, Tenant)>, RecordsError> {
+        let row = sqlx::query(BY_HASH).bind(sha256.to_vec()).fetch_optional(self.db().read()).await?;
+        row.as_ref().map(key_and_tenant).transpose()
+    }
+
+    /// Revokes a key for good; one that is revoked already stays as it is.
+    pub async fn revoke_key(&self, tenant: &str, key_id: &str, now: Timestamp) -> Result<Option<Key>, RecordsError> {
+        self.change_key(REVOKE, tenant, key_id, now).await
+    }
+
+    /// Lets a key expire at `at`: the overlap of a rotation.
+    pub async fn expire_key(&self, tenant: &str, key_id: &str, at: Timestamp) -> Result<Option<Key>, RecordsError> {
+        self.change_key(EXPIRE, tenant, key_id, at).await
+    }
+
+    /// Notes when keys were used; never moves back.
+    pub async fn touch_keys(&self, used: &[(KeyNum, Timestamp)]) -> Result<(), RecordsError> {
+        if used.is_empty() {
+            return Ok(());
+        }
+        let used: Vec<_> = used.iter().map(|(key, at)| (key.0, at.as_millisecond())).collect();
+        let mut write = self.db().write(Durability::Process).await?;
+        sqlx::query(TOUCH).bind(rows::json(&used)?).execute(write.on()).await?;
+        write.commit().await
+    }
+
+    async fn change_key(
+        &self,
+        statement: &'static str,
+        tenant: &str,
+        id: &str,
+        at: Timestamp,
+    ) -> Result<Option<Key>, RecordsError> {
+        let mut write = self.db().write(Durability::PowerCut).await?;
+        let query = sqlx::query(statement).bind(tenant.to_owned()).bind(id.to_owned()).bind(at.as_millisecond());
+        query.execute(write.on()).await?;
+        let key = by_id(write.on(), id).await?.filter(|key| key.tenant == tenant);
+        write.commit().await?;
+        Ok(key)
+    }
+}
+
+async fn by_hash(connection: &mut AnyConnection, sha256: &[u8; 32]) -> Result<Option<(Key, Tenant)>, RecordsError> {
+    let row = sqlx::query(BY_HASH).bind(sha256.to_vec()).fetch_optional(connection).await?;
+    row.as_ref().map(key_and_tenant).transpose()
+}
+
+async fn by_id(connection: &mut AnyConnection, id: &str) -> Result<Option<Key>, RecordsError> {
+    let row = sqlx::query(BY_ID).bind(id.to_owned()).fetch_optional(connection).await?;
+    row.as_ref().map(key).transpose()
+}
+
+async fn insert(
+    connection: &mut AnyConnection,
+    tenant: &Tenant,
+    new: &NewKey,
+    now: Timestamp,
+) -> Result<(), RecordsError> {
+    let query = sqlx::query(INSERT)
+        .bind(rows::int(tenant.num.0)?)
+        .bind(new.id.clone())
+        .bind(new.name.clone())
+        .bind(new.prefix.clone())
+        .bind(new.sha256.to_vec())
+        .bind(rows::json(&new.scopes)?)
+        .bind(new.expires_at.map(Timestamp::as_millisecond))
+        .bind(now.as_millisecond());
+    query.execute(connection).await?;
+    Ok(())
+}
+
+fn importable(new: &NewKey) -> Result<impl serde::Serialize + '_, RecordsError> {
+    let scopes = rows::json(&new.scopes)?;
+    let expires_at = new.expires_at.map(Timestamp::as_millisecond);
+    Ok((&new.tenant, &new.id, &new.name, &new.prefix, hex::encode(new.sha256), scopes, expires_at))
+}
+
+/// The first field in which what is there differs from what is asked for; another id alone is no difference, since
+/// each attempt may have made up its own.
+fn difference(there: &Key, new: &NewKey, same_tenant: bool) -> Option<&'static str> {
+    [
+        ("key", same_tenant),
+        ("revoked_at", there.revoked_at.is_none()),
+        ("name", there.name == new.name),
+        ("scopes", there.scopes == new.scopes),
+        ("expires_at", there.expires_at == new.expires_at),
+    ]
+    .into_iter()
+    .find_map(|(field, same)| (!same).then_some(field))
+}
+
+fn key_and_tenant(row: &AnyRow) -> Result<(Key, Tenant), RecordsError> {
+    Ok((key(row)?, tenants::tenant(row)?))
+}
+
+fn key(row: &AnyRow) -> Result<Key, RecordsError> {
+    let sha256: Vec<u8> = row.col("k_sha256")?;
+    let scopes: String = row.col("k_scopes")?;
+    Ok(Key {
+        num: KeyNum(row.units("k_num")?),
+        id: row.col("k_id")?,
+        tenant: row.col("k_tenant")?,
+        name: row.col("k_name")?,
+        prefix: row.col("k_prefix")?,
+        sha256: sha256.try_into().map_err(|_| RecordsError::Corrupt("a key's hash is not 32 bytes".to_owned()))?,
+        scopes: serde_json::from_str(&scopes).map_err(|error| RecordsError::Corrupt(error.to_string()))?,
+        expires_at: row.maybe_time("k_expires_at")?,
+        revoked_at: row.maybe_time("k_revoked_at")?,
+        last_used_at: row.maybe_time("k_last_used_at")?,
+        created_at: row.time("k_created_at")?,
+    })
+}

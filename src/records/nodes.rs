@@ -1,0 +1,79 @@
+//! Nodes: who writes journals, who is alive, how far each journal is counted; and the versions of the configuration.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::db::Durability;
+use super::rows::Columns;
+use super::{Records, RecordsError};
+use crate::units::NodeId;
+
+/// A node that has not been heard of for longer is not counted as live. Only the size of grants depends on it.
+pub(super) const LIVE_FOR: SignedDuration = SignedDuration::from_secs(30);
+
+const REGISTER: &str = "INSERT INTO node (id, boot, state, registered_at, seen_at) VALUES ($1, $2, 'live', $3, $3) \
+     ON CONFLICT (id) DO UPDATE SET boot = excluded.boot, state = 'live', seen_at = excluded.seen_at \
+     WHERE node.boot <= excluded.boot";
+const BEAT: &str = "UPDATE node SET seen_at = $2 WHERE id = $1 AND seen_at < $2";
+pub(super) const LIVE: &str = "SELECT COUNT(*) AS live FROM node WHERE state = 'live' AND seen_at >= $1";
+pub(super) const FLUSHED_SEQ: &str = "SELECT flushed_seq FROM journal WHERE node = $1 AND worker = $2";
+const NEWEST_CONFIG: &str = "SELECT version, sha256 FROM config_version ORDER BY version DESC LIMIT 1";
+const NEW_CONFIG: &str = "INSERT INTO config_version (sha256, at) VALUES ($1, $2)";
+
+impl Records {
+    /// Makes a node known, before its first settle.
+    ///
+    /// # Errors
+    /// [`RecordsError::Invalid`] if it has already been here with a later `boot`: its directory is an old copy, and a
+    /// second life under the same id would spend and count what the first one did.
+    pub async fn register_node(&self, node: &NodeId, boot: u32, now: Timestamp) -> Result<(), RecordsError> {
+        let mut write = self.db().write(Durability::PowerCut).await?;
+        let query = sqlx::query(REGISTER).bind(node.0.to_string()).bind(i64::from(boot)).bind(now.as_millisecond());
+        if query.execute(write.on()).await?.rows_affected() == 0 {
+            return Err(RecordsError::Invalid(format!(
+                "node {} has been started since its journal directory was copied (boot {boot})",
+                node.0
+            )));
+        }
+        write.commit().await
+    }
+
+    /// Says that a node is alive.
+    pub async fn beat_node(&self, node: &NodeId, now: Timestamp) -> Result<(), RecordsError> {
+        let mut write = self.db().write(Durability::Process).await?;
+        sqlx::query(BEAT).bind(node.0.to_string()).bind(now.as_millisecond()).execute(write.on()).await?;
+        write.commit().await
+    }
+
+    /// How many nodes were heard of within 30 seconds.
+    pub async fn live_nodes(&self, now: Timestamp) -> Result<u32, RecordsError> {
+        let row = sqlx::query(LIVE).bind(alive_since(now)).fetch_one(self.db().read()).await?;
+        let live: i64 = row.col("live")?;
+        u32::try_from(live).map_err(|_| RecordsError::Corrupt(format!("{live} live nodes")))
+    }
+
+    /// Last sequence number of that worker's journal that is counted; 0 before the first.
+    pub async fn flushed_seq(&self, node: &NodeId, worker: u16) -> Result<u64, RecordsError> {
+        let query = sqlx::query(FLUSHED_SEQ).bind(node.0.to_string()).bind(i32::from(worker));
+        let row = query.fetch_optional(self.db().read()).await?;
+        row.map_or(Ok(0), |row| row.units("flushed_seq"))
+    }
+
+    /// The version of the configuration with that content: the newest if it is the same, else a new one.
+    pub async fn config_version(&self, sha256: &str, now: Timestamp) -> Result<u64, RecordsError> {
+        let mut write = self.db().write(Durability::PowerCut).await?;
+        if let Some(newest) = sqlx::query(NEWEST_CONFIG).fetch_optional(write.on()).await?
+            && newest.col::<String>("sha256")? == sha256
+        {
+            return newest.units("version");
+        }
+        sqlx::query(NEW_CONFIG).bind(sha256.to_owned()).bind(now.as_millisecond()).execute(write.on()).await?;
+        let version = sqlx::query(NEWEST_CONFIG).fetch_one(write.on()).await?.units("version")?;
+        write.commit().await?;
+        Ok(version)
+    }
+}
+
+/// Beats from then on count as life, Unix milliseconds.
+pub(super) fn alive_since(now: Timestamp) -> i64 {
+    now.as_millisecond().saturating_sub(LIVE_FOR.as_millis().try_into().unwrap_or(i64::MAX))
+}

@@ -1,0 +1,252 @@
+//! Reports on their way to Stripe: immutable but for how far they got.
+
+use jiff::Timestamp;
+use sqlx::AnyConnection;
+use sqlx::any::{Any, AnyArguments, AnyRow};
+use sqlx::query::Query;
+
+use super::db::Durability;
+use super::rows::{self, Columns};
+use super::seal::identifier;
+use super::{Answer, Listed, Page, Records, RecordsError, Report, ReportFilter, ReportState};
+use crate::units::Account;
+
+macro_rules! select {
+    () => {
+        "SELECT r.num, r.tenant, r.period, r.meter, r.k, r.customer, r.identifier, r.renewals, r.value, r.at, r.state, \
+         r.first_try, r.last_try, r.suffix, r.detail, t.id FROM report AS r JOIN tenant AS t ON t.num = r.tenant "
+    };
+}
+macro_rules! this {
+    () => {
+        "tenant = $1 AND period = $2 AND meter = $3 AND k = $4 "
+    };
+}
+
+const ONE: &str = concat!(select!(), "WHERE r.tenant = $1 AND r.period = $2 AND r.meter = $3 AND r.k = $4");
+/// Of each customer and meter the one that has been tried, else the oldest; overall the longest untried first, so
+/// that reports that are stuck never fill the limit.
+const OPEN: &str = concat!(
+    select!(),
+    "WHERE r.state = 'pending' AND (r.claimed_until IS NULL OR r.claimed_until <= $1) AND NOT EXISTS \
+       (SELECT 1 FROM report AS o WHERE o.state = 'pending' AND o.customer = r.customer AND o.meter = r.meter \
+        AND (o.first_try IS NULL, o.num) < (r.first_try IS NULL, r.num)) \
+     ORDER BY r.last_try IS NOT NULL, r.last_try, r.num LIMIT $2"
+);
+const LIST: &str = concat!(
+    select!(),
+    "WHERE r.num < $1 AND ($3 IS NULL OR t.id = $3) AND ($4 IS NULL OR r.state = $4) ORDER BY r.num DESC LIMIT $2"
+);
+const TRY: &str = concat!(
+    "UPDATE report SET first_try = COALESCE(first_try, $6), last_try = $6 WHERE ",
+    this!(),
+    "AND identifier = $5 AND state = 'pending' AND NOT EXISTS \
+       (SELECT 1 FROM report AS o WHERE o.state = 'pending' AND o.customer = report.customer \
+        AND o.meter = report.meter AND o.num <> report.num AND o.first_try IS NOT NULL)"
+);
+/// Also what was taken for rejected: Stripe's word that it has it is the last.
+const DELIVERED: &str = concat!(
+    "UPDATE report SET state = 'delivered', answered_at = $6, last_try = $6, detail = NULL WHERE ",
+    this!(),
+    "AND identifier = $5 AND state <> 'delivered'"
+);
+const CONFIRM: &str = "UPDATE account SET delivered = delivered + $4 WHERE tenant = $1 AND period = $2 AND meter = $3";
+const REJECTED: &str = concat!(
+    "UPDATE report SET state = 'rejected', answered_at = $6, last_try = $6, detail = $7 WHERE ",
+    this!(),
+    "AND identifier = $5 AND state = 'pending'"
+);
+const UNKNOWN: &str = concat!(
+    "UPDATE report SET last_try = $6, detail = $7, suffix = suffix + $8 WHERE ",
+    this!(),
+    "AND identifier = $5 AND state = 'pending'"
+);
+const KEEP_PAST: &str = "INSERT INTO report_past (identifier, report, replaced_at) \
+     SELECT identifier, num, $6 FROM report WHERE tenant = $1 AND period = $2 AND meter = $3 AND k = $4 \
+     AND identifier = $5 AND state <> 'delivered'";
+const RENEW: &str = concat!(
+    "UPDATE report SET identifier = $7, renewals = renewals + 1, state = 'pending', suffix = 0, first_try = NULL, \
+     last_try = NULL, answered_at = NULL, customer = COALESCE((SELECT t.stripe_customer_id FROM tenant AS t \
+     WHERE t.num = report.tenant), customer) WHERE ",
+    this!(),
+    "AND identifier = $5"
+);
+const DELIVERED_TOTAL: &str = "SELECT delivered FROM account WHERE tenant = $1 AND period = $2 AND meter = $3";
+const DELIVERED_BETWEEN: &str = "SELECT CAST(COALESCE(SUM(value), 0) AS BIGINT) AS delivered FROM report \
+     WHERE customer = $1 AND meter = $2 AND state = 'delivered' AND at >= $3 AND at < $4";
+
+impl Records {
+    /// Unanswered reports that may be sent now: at most one per customer and meter, whatever the tenant or period.
+    pub async fn open_reports(&self, now: Timestamp, limit: u32) -> Result<Vec<Report>, RecordsError> {
+        let query = sqlx::query(OPEN).bind(now.as_millisecond()).bind(i64::from(limit));
+        query.fetch_all(self.db().read()).await?.iter().map(report).collect()
+    }
+
+    /// Notes an attempt, before its first byte goes out; the report as it is then. `None`: do not send, it has been
+    /// answered or renamed meanwhile, or another of that customer and meter is unanswered.
+    pub async fn first_try(&self, report: &Report, now: Timestamp) -> Result<Option<Report>, RecordsError> {
+        self.change(report, named(TRY, report)?.bind(now.as_millisecond())).await
+    }
+
+    /// Notes what came of an attempt; the report as it is then, `None` if it had its answer already.
+    pub async fn answered(
+        &self,
+        report: &Report,
+        answer: Answer,
+        now: Timestamp,
+    ) -> Result<Option<Report>, RecordsError> {
+        let now = now.as_millisecond();
+        match answer {
+            Answer::Delivered => self.delivered(report, now).await,
+            Answer::Rejected(why) => self.change(report, named(REJECTED, report)?.bind(now).bind(why)).await,
+            Answer::Unknown(why) => self.change(report, named(UNKNOWN, report)?.bind(now).bind(why).bind(0)).await,
+            Answer::UnknownAfter5xx(why) => {
+                self.change(report, named(UNKNOWN, report)?.bind(now).bind(why).bind(1)).await
+            }
+        }
+    }
+
+    /// Gives a report that Stripe provably does not have (or has refused) a new identifier, to be sent again to the
+    /// tenant's present customer. The old one is kept and never given again.
+    ///
+    /// # Errors
+    /// [`RecordsError::Invalid`] if it was delivered or renamed meanwhile.
+    pub async fn reidentify(&self, report: &Report, now: Timestamp) -> Result<Report, RecordsError> {
+        let mut write = self.db().write(Durability::PowerCut).await?;
+        let kept = named(KEEP_PAST, report)?.bind(now.as_millisecond()).execute(write.on()).await?;
+        if kept.rows_affected() == 0 {
+            return Err(RecordsError::Invalid(format!(
+                "report {} was answered or renamed meanwhile",
+                report.identifier
+            )));
+        }
+        let renewals = renewals(write.on(), report).await?;
+        let fresh = identifier(self.installation(), &report.account, report.k, renewals + 1);
+        let query = named(RENEW, report)?.bind(now.as_millisecond()).bind(fresh);
+        query.execute(write.on()).await?;
+        let renewed = find(write.on(), &report.account, report.k).await?;
+        write.commit().await?;
+        renewed.ok_or_else(|| RecordsError::Corrupt("a report vanished as it was renamed".to_owned()))
+    }
+
+    /// Reports, newest first.
+    pub async fn reports(&self, filter: ReportFilter, page: Page) -> Result<Listed<Report>, RecordsError> {
+        let query = sqlx::query(LIST)
+            .bind(rows::cursor(page.after.as_deref())?)
+            .bind(rows::limit(page.limit))
+            .bind(filter.tenant)
+            .bind(filter.state.map(|state| state_text(state).to_owned()));
+        let found = query.fetch_all(self.db().read()).await?;
+        let numbered = found
+            .iter()
+            .map(|row| Ok((row.col("num")?, report(row)?)))
+            .collect::<Result<Vec<(i64, _)>, RecordsError>>()?;
+        let listed = rows::listed(numbered, page.limit, |(num, _)| num.to_string());
+        Ok(Listed { data: listed.data.into_iter().map(|(_, report)| report).collect(), next: listed.next })
+    }
+
+    /// Units of an account that Stripe has confirmed.
+    pub async fn delivered_total(&self, account: &Account) -> Result<u64, RecordsError> {
+        let row = of(DELIVERED_TOTAL, account)?.fetch_optional(self.db().read()).await?;
+        row.map_or(Ok(0), |row| row.units("delivered"))
+    }
+
+    /// Units that Stripe has confirmed for a customer and meter with timestamps in `[from, to)`: what its summaries
+    /// of that span should say, also where tenants share the customer.
+    pub async fn delivered_between(
+        &self,
+        customer: &str,
+        meter: &str,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<u64, RecordsError> {
+        let query = sqlx::query(DELIVERED_BETWEEN)
+            .bind(customer.to_owned())
+            .bind(meter.to_owned())
+            .bind(from.as_millisecond())
+            .bind(to.as_millisecond());
+        query.fetch_one(self.db().read()).await?.units("delivered")
+    }
+
+    /// The report's new state and the account's sum go together; only the first of two does either.
+    async fn delivered(&self, report: &Report, now: i64) -> Result<Option<Report>, RecordsError> {
+        let mut write = self.db().write(Durability::PowerCut).await?;
+        if named(DELIVERED, report)?.bind(now).execute(write.on()).await?.rows_affected() == 0 {
+            return Ok(None);
+        }
+        of(CONFIRM, &report.account)?.bind(rows::int(report.value)?).execute(write.on()).await?;
+        let changed = find(write.on(), &report.account, report.k).await?;
+        write.commit().await?;
+        Ok(changed)
+    }
+
+    async fn change(&self, report: &Report, change: Statement) -> Result<Option<Report>, RecordsError> {
+        let mut write = self.db().write(Durability::PowerCut).await?;
+        if change.execute(write.on()).await?.rows_affected() == 0 {
+            return Ok(None);
+        }
+        let changed = find(write.on(), &report.account, report.k).await?;
+        write.commit().await?;
+        Ok(changed)
+    }
+}
+
+type Statement = Query<'static, Any, AnyArguments>;
+
+/// A statement about an account: $1 to $3.
+fn of(statement: &'static str, account: &Account) -> Result<Statement, RecordsError> {
+    let tenant = rows::int(account.tenant.0)?;
+    Ok(sqlx::query(statement).bind(tenant).bind(account.period.0).bind(account.meter.to_string()))
+}
+
+/// A statement about a report under the identifier it is known by here: $1 to $5.
+fn named(statement: &'static str, report: &Report) -> Result<Statement, RecordsError> {
+    Ok(of(statement, &report.account)?.bind(rows::int(report.k)?).bind(report.identifier.clone()))
+}
+
+pub(super) async fn find(
+    connection: &mut AnyConnection,
+    account: &Account,
+    k: u64,
+) -> Result<Option<Report>, RecordsError> {
+    let row = of(ONE, account)?.bind(rows::int(k)?).fetch_optional(connection).await?;
+    row.as_ref().map(report).transpose()
+}
+
+async fn renewals(connection: &mut AnyConnection, report: &Report) -> Result<u64, RecordsError> {
+    let query = of(ONE, &report.account)?.bind(rows::int(report.k)?);
+    query.fetch_one(connection).await?.units("renewals")
+}
+
+fn report(row: &AnyRow) -> Result<Report, RecordsError> {
+    let suffix: i64 = row.col("suffix")?;
+    Ok(Report {
+        account: row.account()?,
+        tenant: row.col("id")?,
+        stripe_customer_id: Some(row.col("customer")?),
+        k: row.units("k")?,
+        identifier: row.col("identifier")?,
+        value: row.units("value")?,
+        at: row.time("at")?,
+        state: state(&row.col::<String>("state")?)?,
+        first_try: row.maybe_time("first_try")?,
+        last_try: row.maybe_time("last_try")?,
+        suffix: u32::try_from(suffix).map_err(|_| RecordsError::Corrupt(format!("suffix {suffix}")))?,
+        detail: row.col("detail")?,
+    })
+}
+
+fn state_text(state: ReportState) -> &'static str {
+    match state {
+        ReportState::Pending => "pending",
+        ReportState::Delivered => "delivered",
+        ReportState::Rejected => "rejected",
+    }
+}
+
+fn state(text: &str) -> Result<ReportState, RecordsError> {
+    [ReportState::Pending, ReportState::Delivered, ReportState::Rejected]
+        .into_iter()
+        .find(|state| state_text(*state) == text)
+        .ok_or_else(|| RecordsError::Corrupt(format!("report state {text:?}")))
+}

@@ -1,0 +1,184 @@
+//! Seal: what is counted but in no report yet becomes the account's next report, in one transaction.
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
+
+use super::db::Durability;
+use super::rows::{self, Columns};
+use super::{Due, Held, Listed, Page, Records, RecordsError, Report, reports};
+use crate::testing::crash_point;
+use crate::units::Account;
+
+macro_rules! total {
+    () => {
+        "CAST(COALESCE((SELECT SUM(u.total) FROM usage AS u \
+          WHERE u.tenant = a.tenant AND u.period = a.period AND u.meter = a.meter), 0) AS BIGINT)"
+    };
+}
+
+/// One unanswered report per account is enough: what comes meanwhile goes into the next one, so that a day without
+/// Stripe leaves one report behind, not a thousand.
+const DUE: &str = concat!(
+    "SELECT a.tenant, a.period, a.meter, a.due_at, t.id, t.stripe_customer_id, ",
+    total!(),
+    " - a.reported AS unreported \
+     FROM account AS a JOIN tenant AS t ON t.num = a.tenant \
+     WHERE a.due_at <= $1 AND (a.claimed_until IS NULL OR a.claimed_until <= $1) AND t.stripe_customer_id IS NOT NULL \
+       AND NOT EXISTS (SELECT 1 FROM report AS r WHERE r.customer = t.stripe_customer_id AND r.meter = a.meter \
+           AND r.tenant = a.tenant AND r.period = a.period AND r.state = 'pending') \
+     ORDER BY a.due_at LIMIT $2"
+);
+const HELD: &str = concat!(
+    "SELECT h.tenant, h.period, h.meter, h.id, h.unreported FROM \
+     (SELECT a.tenant, a.period, a.meter, t.id, ",
+    total!(),
+    " - a.reported AS unreported FROM account AS a JOIN tenant AS t ON t.num = a.tenant \
+      WHERE t.stripe_customer_id IS NULL AND (a.tenant, a.period, a.meter) < ($1, $2, $3)) AS h \
+     WHERE h.unreported > 0 ORDER BY h.tenant DESC, h.period DESC, h.meter DESC LIMIT $4"
+);
+/// On PostgreSQL the account's row is read FOR UPDATE.
+const OPEN: &str = concat!(
+    "SELECT a.reported, a.k, t.id, t.stripe_customer_id, ",
+    total!(),
+    " AS total FROM account AS a JOIN tenant AS t ON t.num = a.tenant \
+     WHERE a.tenant = $1 AND a.period = $2 AND a.meter = $3"
+);
+const INSERT: &str = "INSERT INTO report (tenant, period, meter, k, customer, identifier, value, at, state, sealed_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'pending', $9)";
+const CLOSE: &str = "UPDATE account SET reported = reported + $4, k = $5, due_at = NULL \
+     WHERE tenant = $1 AND period = $2 AND meter = $3";
+
+impl Records {
+    /// Accounts with a customer, whose oldest unreported usage came at or before `now`, and which have no unanswered
+    /// report; the oldest first. A caller that leaves a window between reports says `now - window`.
+    pub async fn due_accounts(&self, now: Timestamp, limit: u32) -> Result<Vec<Due>, RecordsError> {
+        let query = sqlx::query(DUE).bind(now.as_millisecond()).bind(i64::from(limit));
+        query.fetch_all(self.db().read()).await?.iter().map(due).collect()
+    }
+
+    /// Accounts whose tenants have usage but no Stripe customer: reported once there is one.
+    pub async fn held_accounts(&self, page: Page) -> Result<Listed<Held>, RecordsError> {
+        let (tenant, period, meter) = held_cursor(page.after.as_deref())?;
+        let query = sqlx::query(HELD).bind(tenant).bind(period).bind(meter).bind(rows::limit(page.limit));
+        let found = query.fetch_all(self.db().read()).await?;
+        let found = found.iter().map(held).collect::<Result<Vec<_>, _>>()?;
+        Ok(rows::listed(found, page.limit, |Held { account, .. }| {
+            format!("{}.{}.{}", account.tenant.0, account.period.0, account.meter)
+        }))
+    }
+
+    /// Seals what is counted but not reported; `None` if that is nothing, or if the tenant has no customer. `at` is
+    /// the timestamp Stripe gets, inside the period. Whoever seals at the same time, each unit is in one report.
+    pub async fn seal(&self, account: &Account, at: Timestamp, now: Timestamp) -> Result<Option<Report>, RecordsError> {
+        crash_point("seal.before");
+        let mut write = self.db().write(Durability::PowerCut).await?;
+        let Some(open) = open(write.on(), account).await? else { return Ok(None) };
+        let Some(customer) = open.customer.clone() else { return Ok(None) };
+        if open.value > 0 {
+            let identifier = identifier(self.installation(), account, open.k, 0);
+            insert(write.on(), account, &open, (customer, identifier, at, now)).await?;
+        }
+        close(write.on(), account, &open).await?;
+        let report = reports::find(write.on(), account, open.k).await?.filter(|_| open.value > 0);
+        crash_point("seal.before_commit");
+        write.commit().await?;
+        crash_point("seal.after_commit");
+        Ok(report)
+    }
+}
+
+/// An account as a seal finds it.
+struct Open {
+    /// Units that no report has.
+    value: u64,
+    /// Number of the report they go into.
+    k: u64,
+    customer: Option<String>,
+}
+
+async fn open(connection: &mut AnyConnection, account: &Account) -> Result<Option<Open>, RecordsError> {
+    let query =
+        sqlx::query(OPEN).bind(rows::int(account.tenant.0)?).bind(account.period.0).bind(account.meter.to_string());
+    let Some(row) = query.fetch_optional(connection).await? else { return Ok(None) };
+    let (total, reported, k) = (row.units("total")?, row.units("reported")?, row.units("k")?);
+    let value = total.checked_sub(reported).ok_or_else(|| more_reported(account, total, reported))?;
+    // With nothing to seal, the last report's number stays.
+    Ok(Some(Open { value, k: k + u64::from(value > 0), customer: row.col("stripe_customer_id")? }))
+}
+
+fn more_reported(account: &Account, total: u64, reported: u64) -> RecordsError {
+    RecordsError::Corrupt(format!("{account:?}: {reported} units reported of {total} counted"))
+}
+
+async fn insert(
+    connection: &mut AnyConnection,
+    account: &Account,
+    open: &Open,
+    (customer, identifier, at, now): (String, String, Timestamp, Timestamp),
+) -> Result<(), RecordsError> {
+    let query = sqlx::query(INSERT)
+        .bind(rows::int(account.tenant.0)?)
+        .bind(account.period.0)
+        .bind(account.meter.to_string())
+        .bind(rows::int(open.k)?)
+        .bind(customer)
+        .bind(identifier)
+        .bind(rows::int(open.value)?)
+        .bind(at.as_millisecond())
+        .bind(now.as_millisecond());
+    query.execute(connection).await?;
+    Ok(())
+}
+
+async fn close(connection: &mut AnyConnection, account: &Account, open: &Open) -> Result<(), RecordsError> {
+    let query = sqlx::query(CLOSE)
+        .bind(rows::int(account.tenant.0)?)
+        .bind(account.period.0)
+        .bind(account.meter.to_string())
+        .bind(rows::int(open.value)?)
+        .bind(rows::int(open.k)?);
+    query.execute(connection).await?;
+    Ok(())
+}
+
+/// A report's identifier: 64 hexadecimal digits (Stripe takes 100 characters), the same whoever computes it, other
+/// for every installation, account, number and renewal.
+pub(super) fn identifier(installation: &str, account: &Account, k: u64, renewals: u64) -> String {
+    let mut hash = Sha256::new();
+    // Lengths before texts, so that no two of these ever read alike.
+    for text in [installation, &account.meter] {
+        hash.update(u64::try_from(text.len()).expect("a length fits in 64 bits").to_le_bytes());
+        hash.update(text);
+    }
+    hash.update(account.tenant.0.to_le_bytes());
+    hash.update(account.period.0.to_le_bytes());
+    hash.update(k.to_le_bytes());
+    hash.update(renewals.to_le_bytes());
+    hex::encode(hash.finalize())
+}
+
+fn due(row: &AnyRow) -> Result<Due, RecordsError> {
+    Ok(Due {
+        account: row.account()?,
+        tenant: row.col("id")?,
+        stripe_customer_id: row.col("stripe_customer_id")?,
+        unreported: row.units("unreported")?,
+        since: row.time("due_at")?,
+    })
+}
+
+fn held(row: &AnyRow) -> Result<Held, RecordsError> {
+    Ok(Held { account: row.account()?, tenant: row.col("id")?, unreported: row.units("unreported")? })
+}
+
+/// `tenant.period.meter` of the last row of the page before.
+fn held_cursor(after: Option<&str>) -> Result<(i64, i64, String), RecordsError> {
+    let Some(text) = after else { return Ok((i64::MAX, i64::MAX, String::new())) };
+    let mut parts = text.splitn(3, '.');
+    let mut part = || parts.next().ok_or_else(|| rows::bad_cursor(text));
+    let tenant = part()?.parse().map_err(|_| rows::bad_cursor(text))?;
+    let period = part()?.parse().map_err(|_| rows::bad_cursor(text))?;
+    Ok((tenant, period, part()?.to_owned()))
+}

@@ -1,0 +1,237 @@
+//! Tenants: who pays, on which plan, under which Stripe customer.
+
+use jiff::Timestamp;
+use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
+
+use super::db::Durability;
+use super::rows::{self, Columns};
+use super::{Created, Listed, NewTenant, Page, Records, RecordsError, Tenant, TenantPatch};
+use crate::pricing::Status;
+use crate::units::TenantNum;
+
+/// Plan versions begin here, so that 0 is older than any.
+const FIRST_VERSION: i64 = 1;
+
+macro_rules! columns {
+    () => {
+        "t.num, t.id, t.name, t.email, t.plan, t.plan_version, t.stripe_customer_id, t.stripe_subscription_id, \
+         t.status, t.status_since, t.trial_ends_at, t.period_anchor, t.period_interval, \
+         t.created_at, t.updated_at"
+    };
+}
+
+const BY_ID: &str = concat!("SELECT ", columns!(), " FROM tenant AS t WHERE t.id = $1 AND t.deleted_at IS NULL");
+const BY_NUM: &str = concat!("SELECT ", columns!(), " FROM tenant AS t WHERE t.num = $1");
+const LIST: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM tenant AS t WHERE t.num < $1 AND t.deleted_at IS NULL ORDER BY t.num DESC LIMIT $2"
+);
+const INSERT: &str = "INSERT INTO tenant (id, name, email, plan, plan_version, stripe_customer_id, period_anchor, \
+     period_interval, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, 'month', $7, $7)";
+const UPDATE: &str = "UPDATE tenant SET name = $2, email = $3, plan = $4, plan_version = $5, stripe_customer_id = $6, \
+     stripe_subscription_id = $7, status = $8, status_since = $9, trial_ends_at = $10, period_anchor = $11, \
+     period_interval = $12, updated_at = $13 WHERE num = $1";
+const DELETE: &str =
+    "UPDATE tenant SET deleted_at = $2, updated_at = $2, plan_version = plan_version + 1 WHERE num = $1";
+const REVOKE_ALL: &str = "UPDATE api_key SET revoked_at = $2 WHERE tenant = $1 AND revoked_at IS NULL";
+/// What was held for want of a customer is due; a seal finds out whether there is anything in it.
+const RELEASE: &str = "UPDATE account SET due_at = $2 WHERE tenant = $1 AND due_at IS NULL";
+
+impl Records {
+    /// Creates a tenant: monthly periods from `now`, no subscription. Safe to repeat.
+    pub async fn create_tenant(&self, new: NewTenant, now: Timestamp) -> Result<Created<Tenant>, RecordsError> {
+        let mut write = self.db().write(Durability::PowerCut).await?;
+        if let Some(there) = by_id(write.on(), &new.id).await? {
+            return Ok(difference(&there, &new).map_or(Created::Exists(there), Created::Differs));
+        }
+        insert(write.on(), &new, now).await?;
+        let made = by_id(write.on(), &new.id).await?;
+        write.commit().await?;
+        made.map(Created::New).ok_or_else(|| RecordsError::Corrupt("a tenant vanished as it was made".to_owned()))
+    }
+
+    /// The tenant of that name; `None` also once it is deleted.
+    pub async fn tenant(&self, id: &str) -> Result<Option<Tenant>, RecordsError> {
+        let row = sqlx::query(BY_ID).bind(id.to_owned()).fetch_optional(self.db().read()).await?;
+        row.as_ref().map(tenant).transpose()
+    }
+
+    /// The tenant of that number, a deleted one too: its usage is still to be reported.
+    pub async fn tenant_by_num(&self, num: TenantNum) -> Result<Option<Tenant>, RecordsError> {
+        let row = sqlx::query(BY_NUM).bind(rows::int(num.0)?).fetch_optional(self.db().read()).await?;
+        row.as_ref().map(tenant).transpose()
+    }
+
+    /// Changes what `patch` names. The plan's version rises if plan, status, trial or period really change.
+    pub async fn update_tenant(
+        &self,
+        id: &str,
+        patch: TenantPatch,
+        now: Timestamp,
+    ) -> Result<Option<Tenant>, RecordsError> {
+        let mut write = self.db().write(Durability::PowerCut).await?;
+        let Some(before) = by_id(write.on(), id).await? else { return Ok(None) };
+        let after = patched(before.clone(), patch, now);
+        if after == before {
+            return Ok(Some(before));
+        }
+        update(write.on(), &after).await?;
+        if before.stripe_customer_id.is_none() && after.stripe_customer_id.is_some() {
+            release(write.on(), after.num, now).await?;
+        }
+        write.commit().await?;
+        Ok(Some(after))
+    }
+
+    /// Deletes a tenant: its name is free, its keys are revoked, its usage is kept and still reported.
+    pub async fn delete_tenant(&self, id: &str, now: Timestamp) -> Result<Option<Tenant>, RecordsError> {
+        let mut write = self.db().write(Durability::PowerCut).await?;
+        let Some(there) = by_id(write.on(), id).await? else { return Ok(None) };
+        for statement in [DELETE, REVOKE_ALL] {
+            let query = sqlx::query(statement).bind(rows::int(there.num.0)?).bind(now.as_millisecond());
+            query.execute(write.on()).await?;
+        }
+        write.commit().await?;
+        self.tenant_by_num(there.num).await
+    }
+
+    /// Tenants, newest first.
+    pub async fn tenants(&self, page: Page) -> Result<Listed<Tenant>, RecordsError> {
+        let query = sqlx::query(LIST).bind(rows::cursor(page.after.as_deref())?).bind(rows::limit(page.limit));
+        let found = query.fetch_all(self.db().read()).await?;
+        let found = found.iter().map(tenant).collect::<Result<Vec<_>, _>>()?;
+        Ok(rows::listed(found, page.limit, |last| last.num.0.to_string()))
+    }
+}
+
+pub(super) async fn by_id(connection: &mut AnyConnection, id: &str) -> Result<Option<Tenant>, RecordsError> {
+    let row = sqlx::query(BY_ID).bind(id.to_owned()).fetch_optional(connection).await?;
+    row.as_ref().map(tenant).transpose()
+}
+
+async fn insert(connection: &mut AnyConnection, new: &NewTenant, now: Timestamp) -> Result<(), RecordsError> {
+    let query = sqlx::query(INSERT)
+        .bind(new.id.clone())
+        .bind(new.name.clone())
+        .bind(new.email.clone())
+        .bind(new.plan.clone())
+        .bind(FIRST_VERSION)
+        .bind(new.stripe_customer_id.clone())
+        .bind(now.as_millisecond());
+    query.execute(connection).await?;
+    Ok(())
+}
+
+async fn update(connection: &mut AnyConnection, tenant: &Tenant) -> Result<(), RecordsError> {
+    let ms = |time: Option<Timestamp>| time.map(Timestamp::as_millisecond);
+    let query = sqlx::query(UPDATE)
+        .bind(rows::int(tenant.num.0)?)
+        .bind(tenant.name.clone())
+        .bind(tenant.email.clone())
+        .bind(tenant.plan.clone())
+        .bind(rows::int(tenant.plan_version)?)
+        .bind(tenant.stripe_customer_id.clone())
+        .bind(tenant.stripe_subscription_id.clone())
+        .bind(tenant.status.map(|status| status_text(status).to_owned()))
+        .bind(ms(tenant.status_since))
+        .bind(ms(tenant.trial_ends_at))
+        .bind(tenant.period_anchor.as_millisecond())
+        .bind(tenant.period_interval.clone())
+        .bind(tenant.updated_at.as_millisecond());
+    query.execute(connection).await?;
+    Ok(())
+}
+
+async fn release(connection: &mut AnyConnection, tenant: TenantNum, now: Timestamp) -> Result<(), RecordsError> {
+    sqlx::query(RELEASE).bind(rows::int(tenant.0)?).bind(now.as_millisecond()).execute(connection).await?;
+    Ok(())
+}
+
+/// The first field in which what is there differs from what is asked for.
+fn difference(there: &Tenant, new: &NewTenant) -> Option<&'static str> {
+    [
+        ("name", there.name == new.name),
+        ("email", there.email == new.email),
+        ("plan", there.plan == new.plan),
+        ("stripe_customer_id", there.stripe_customer_id == new.stripe_customer_id),
+    ]
+    .into_iter()
+    .find_map(|(field, same)| (!same).then_some(field))
+}
+
+/// What `tenant` becomes. Pure.
+fn patched(mut tenant: Tenant, patch: TenantPatch, now: Timestamp) -> Tenant {
+    let now = rows::whole_ms(now);
+    let before = tenant.clone();
+    set(&mut tenant.name, patch.name);
+    set(&mut tenant.email, patch.email);
+    set(&mut tenant.plan, patch.plan);
+    set(&mut tenant.stripe_customer_id, patch.stripe_customer_id);
+    set(&mut tenant.stripe_subscription_id, patch.stripe_subscription_id);
+    set(&mut tenant.status, patch.status);
+    set(&mut tenant.trial_ends_at, patch.trial_ends_at.map(|ends| ends.map(rows::whole_ms)));
+    set(&mut tenant.period_anchor, patch.period_anchor.map(rows::whole_ms));
+    set(&mut tenant.period_interval, patch.period_interval);
+    if tenant.status != before.status {
+        tenant.status_since = tenant.status.map(|_| now);
+    }
+    if plan_of(&tenant) != plan_of(&before) {
+        tenant.plan_version += 1;
+    }
+    if tenant != before {
+        tenant.updated_at = now;
+    }
+    tenant
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+/// Everything that caps and periods are made from.
+fn plan_of(tenant: &Tenant) -> impl PartialEq + '_ {
+    (&tenant.plan, tenant.status, tenant.trial_ends_at, tenant.period_anchor, &tenant.period_interval)
+}
+
+/// A tenant out of its columns.
+pub(super) fn tenant(row: &AnyRow) -> Result<Tenant, RecordsError> {
+    Ok(Tenant {
+        num: TenantNum(row.units("num")?),
+        id: row.col("id")?,
+        name: row.col("name")?,
+        email: row.col("email")?,
+        plan: row.col("plan")?,
+        plan_version: row.units("plan_version")?,
+        stripe_customer_id: row.col("stripe_customer_id")?,
+        stripe_subscription_id: row.col("stripe_subscription_id")?,
+        status: row.col::<Option<String>>("status")?.as_deref().map(status).transpose()?,
+        status_since: row.maybe_time("status_since")?,
+        trial_ends_at: row.maybe_time("trial_ends_at")?,
+        period_anchor: row.time("period_anchor")?,
+        period_interval: row.col("period_interval")?,
+        created_at: row.time("created_at")?,
+        updated_at: row.time("updated_at")?,
+    })
+}
+
+/// As Stripe names it, as the API does.
+fn status_text(status: Status) -> &'static str {
+    match status {
+        Status::Trialing => "trialing",
+        Status::Active => "active",
+        Status::PastDue => "past_due",
+        Status::Unpaid => "unpaid",
+        Status::Canceled => "canceled",
+        Status::Incomplete => "incomplete",
+        Status::IncompleteExpired => "incomplete_expired",
+        Status::Paused => "paused",
+    }
+}
+
+fn status(text: &str) -> Result<Status, RecordsError> {
+    serde_json::from_value(text.into()).map_err(|_| RecordsError::Corrupt(format!("status {text:?}")))
+}
