@@ -1,17 +1,37 @@
 //! What things cost: meters, plans, routes and their rules. Pure: no I/O, no clock; names no other room but `units`.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`template`], [`pattern`] | the one path grammar, `/a/{name}/{*rest}`, for routes and key scopes |
+//! | [`reading`] | every way in which an origin might read a request path |
+//! | [`route`], [`table`] | a route and its cost rule; all of them, ready to match |
+//! | [`plan`], [`feature`] | what a plan includes and what more costs; what it tells the upstream |
+//! | [`gate`] | what a subscription's status opens |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rust_decimal::Decimal;
 
+pub mod feature;
+pub mod gate;
+mod path;
+pub mod pattern;
 pub mod plan;
+pub mod reading;
 pub mod route;
+pub mod table;
 pub mod template;
+mod trie;
 
-pub use plan::{Gate, OnOutage, Plan, Rate, RatePer, Status};
-pub use route::{Ambiguous, Charge, ChargeOn, Cost, Matched, OnAbort, Route, RouteTable};
-pub use template::Template;
+pub use feature::Feature;
+pub use gate::{Access, Gate, Status, default_gates};
+pub use pattern::{Pattern, Scope};
+pub use plan::{OnOutage, Plan, Rate, RatePer};
+pub use reading::Ambiguous;
+pub use route::{Charge, ChargeOn, Cost, OnAbort, Route};
+pub use table::{Conflict, Matched, Place, RouteSpec, RouteTable};
+pub use template::{Template, TemplateError};
 
 /// The whole of `pricing.yaml`, checked.
 #[derive(Clone, Debug)]

@@ -1,8 +1,8 @@
-//! Routes: which rule a method and path fall under, most specific first.
+//! A route and its rule: what it charges, when, and what it asks of the tenant.
 
 use std::sync::Arc;
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 
 use super::{MeterIndex, Rate};
 
@@ -23,6 +23,17 @@ pub struct Route {
     pub on_abort: OnAbort,
     /// Rate of this route, per tenant.
     pub rate: Option<Rate>,
+}
+
+impl Route {
+    /// The most a request can cost, units of all meters together; 0 if it is public.
+    #[must_use]
+    pub fn bound(&self) -> u64 {
+        if self.public {
+            return 0;
+        }
+        self.charges.iter().fold(0, |sum, charge| charge.cost.bound().saturating_add(sum))
+    }
 }
 
 /// Units on one meter.
@@ -67,6 +78,11 @@ impl ChargeOn {
         let class = usize::from(status.as_u16() / 100);
         self.classes.get(class).copied().unwrap_or(false) || self.codes.contains(&status)
     }
+
+    /// How many statuses cost, roughly: a class counts as a hundred.
+    pub(super) fn breadth(&self) -> usize {
+        self.classes.iter().filter(|costs| **costs).count() * 100 + self.codes.len()
+    }
 }
 
 /// What a client pays that leaves after the origin had the whole request head.
@@ -76,43 +92,4 @@ pub enum OnAbort {
     Charge,
     /// Nothing.
     Free,
-}
-
-/// All routes, ready to match.
-#[derive(Clone, Debug, Default)]
-pub struct RouteTable {
-    // (to be written)
-}
-
-/// The route that applies.
-#[derive(Clone, Copy, Debug)]
-pub struct Matched<'a> {
-    /// Its index, stable within one `RouteTable`: for per-route counters and names. `default` has one too.
-    pub index: usize,
-    /// The route.
-    pub route: &'a Route,
-}
-
-/// The path has a dot segment, plain or encoded, and is refused (`ambiguous_path`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the path has a dot segment")]
-pub struct Ambiguous;
-
-impl RouteTable {
-    /// Every route; [`Matched::index`] points in here.
-    #[must_use]
-    pub fn routes(&self) -> &[Route] {
-        todo!()
-    }
-
-    /// The route for `method` and the raw request `path` (no query), in every reading an origin might have of it.
-    ///
-    /// HEAD and OPTIONS use GET's rule unless they have their own.
-    ///
-    /// # Errors
-    /// [`Ambiguous`] when the path holds `.` or `..` as a segment, plain or encoded.
-    pub fn find(&self, method: &Method, path: &str) -> Result<Matched<'_>, Ambiguous> {
-        let _ = (method, path);
-        todo!()
-    }
 }
