@@ -75,8 +75,7 @@ fn workers(top: &Fields<'_>, env: &Env) -> usize {
 }
 
 fn limits(top: &Fields<'_>) -> Limits {
-    let keys =
-        ["header_bytes", "headers", "header_timeout", "body_timeout", "connections", "connections_per_address"];
+    let keys = ["header_bytes", "headers", "header_timeout", "body_timeout", "connections", "connections_per_address"];
     let fields = top.section("limits", &keys);
     let bytes = |size: &u64| (8 << 10..=1 << 20).contains(size);
     let count = |count: &usize| (1..=1000).contains(count);
@@ -212,10 +211,7 @@ fn is_prefix(text: &str) -> bool {
 }
 
 fn identity(top: &Fields<'_>) -> Identity {
-    let fields = top.section(
-        "identity",
-        &["api_key", "tenant_header", "jwt", "default_tenant", "forward_credentials"],
-    );
+    let fields = top.section("identity", &["api_key", "tenant_header", "jwt", "default_tenant", "forward_credentials"]);
     fields.refuse(&["jwt"]);
     let api_key = fields.section("api_key", &["headers", "query"]);
     let header = fields.section("tenant_header", &["name", "trusted"]);
