@@ -1,1 +1,241 @@
-//! (to be written)
+//! The Stripe stand-in: real HTTP on loopback, Stripe's answers, and faults on demand.
+//!
+//! | file | what |
+//! |---|---|
+//! | `http`, `control` | sockets and connections; `/_sandbox/…`, the part that is not Stripe's |
+//! | `engine` | one call: faults, authentication, idempotency, execution, record of the exchange |
+//! | `faults`, `idempotency`, `exchanges`, `auth`, `answer` | each step of that by itself |
+//! | `route`, `store` | which operation a path names; everything an account holds |
+//! | `customers`, `products`, `prices`, `meters`, `meter_events`, `summaries` | one resource each |
+//! | `series` | aggregation of meter events. Pure |
+//! | `form`, `params`, `errors`, `shelf`, `expand` | bracket forms, typed parameters, Stripe's error envelope, ordered objects with cursors |
+//!
+//! Everything below `http` and `control` is synchronous and takes `now`; state is in memory, behind one mutex, and
+//! every part of it has a bound (see the constants named `MAX_…`). It listens without TLS and its control paths ask
+//! for no credential: bind it to loopback only.
+
+mod answer;
+mod auth;
+mod control;
+mod customers;
+mod decimal;
+mod engine;
+mod errors;
+mod exchanges;
+mod expand;
+mod faults;
+mod form;
+mod http;
+mod idempotency;
+mod meter_events;
+mod meters;
+mod params;
+mod price_draft;
+mod prices;
+mod products;
+mod route;
+mod series;
+mod shelf;
+mod store;
+mod summaries;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use engine::Engine;
+
+pub use faults::{Effect, Fault, FaultRefused, Filter};
+pub use meter_events::{LateError, MeterTotal, Validation};
+
+/// How long [`Sandbox::stop`] waits for open connections.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where the stand-in listens, what time it is there, and who may call it.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Address to bind; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Its time: windows, `created`, defaults. A manual clock makes a day pass in a test.
+    pub clock: Clock,
+    /// The one key that is accepted (`sk_test_…`); `None` accepts every key that begins so.
+    pub secret_key: Option<String>,
+    /// When meter events with a bad content are refused.
+    pub validation: Validation,
+}
+
+impl Config {
+    /// A free port on loopback, the key `sk_test_sandbox`, refusals at once.
+    #[must_use]
+    pub fn on_loopback(clock: Clock) -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            clock,
+            secret_key: Some("sk_test_sandbox".to_owned()),
+            validation: Validation::Now,
+        }
+    }
+}
+
+/// A running stand-in. Dropping it closes the listener and every connection; [`Sandbox::stop`] also waits for them.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// A key it accepts.
+    pub secret_key: String,
+    shared: Arc<Shared>,
+    closing: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Starts the stand-in on the current Tokio runtime.
+///
+/// # Errors
+/// The address cannot be bound.
+pub async fn start(config: Config) -> io::Result<Sandbox> {
+    let listener = tokio::net::TcpListener::bind(config.listen).await?;
+    let addr = listener.local_addr()?;
+    let secret_key = config.secret_key.clone().unwrap_or_else(|| "sk_test_sandbox".to_owned());
+    let shared = Arc::new(Shared::new(config));
+    let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
+    tasks.spawn(http::accept(listener, Arc::clone(&shared), closing.clone(), tasks.clone()));
+    Ok(Sandbox { addr, secret_key, shared, closing, tasks })
+}
+
+/// Runs the stand-in alone until the process is told to stop; any `sk_test_…` key is accepted.
+///
+/// # Errors
+/// The address cannot be bound, or the process cannot listen for Ctrl-C.
+pub async fn serve_forever(listen: SocketAddr) -> io::Result<()> {
+    let sandbox = start(Config { listen, secret_key: None, ..Config::on_loopback(Clock::System) }).await?;
+    tracing::info!(addr = %sandbox.addr, "Stripe sandbox is listening; any sk_test_ key is accepted");
+    tokio::signal::ctrl_c().await?;
+    sandbox.stop().await;
+    Ok(())
+}
+
+impl Sandbox {
+    /// The base URL for a Stripe client: `http://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Makes something go wrong from now on; returns the fault's number.
+    ///
+    /// # Errors
+    /// The fault itself is wrong, or too many are armed already.
+    pub fn fault(&self, fault: Fault) -> Result<u64, FaultRefused> {
+        self.shared.lock().faults.arm(fault)
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn clear_faults(&self) {
+        self.shared.lock().faults.clear();
+    }
+
+    /// When bad meter events are refused, from now on.
+    pub fn set_validation(&self, validation: Validation) {
+        self.shared.lock().store.usage.validation = validation;
+    }
+
+    /// Units that meter events for `event_name` and `customer` add up to, cancelled events left out.
+    ///
+    /// A negative sum is 0 here, as on Stripe's invoices; [`Sandbox::meter_totals`] has the exact one.
+    #[must_use]
+    pub fn meter_total(&self, event_name: &str, customer: &str) -> u64 {
+        let sum = self.shared.lock().store.meter_total(event_name, customer);
+        u64::try_from(sum.max(0)).unwrap_or(u64::MAX)
+    }
+
+    /// Every event name and customer with accepted events, in order.
+    #[must_use]
+    pub fn meter_totals(&self) -> Vec<MeterTotal> {
+        self.shared.lock().store.meter_totals()
+    }
+
+    /// Events that were accepted and found wrong later (see [`Validation::Later`]), oldest first.
+    #[must_use]
+    pub fn late_errors(&self) -> Vec<LateError> {
+        self.shared.lock().store.usage.late_errors.iter().cloned().collect()
+    }
+
+    /// The exchanges recorded so far as JSON lines: `method`, `path`, `content_type`, `body`, `status`, `response`.
+    #[must_use]
+    pub fn exchanges(&self) -> String {
+        let recorded = self.shared.lock().exchanges.snapshot();
+        exchanges::json_lines(&recorded)
+    }
+
+    /// Moves the stand-in's time forward. A manual clock moves for everyone who holds it; beside the system's clock
+    /// only the stand-in runs ahead.
+    pub fn advance(&self, by: Duration) {
+        self.shared.time.advance(by);
+    }
+
+    /// Closes the listener, lets calls in progress end, and waits for them, 5 seconds at most.
+    pub async fn stop(self) {
+        self.closing.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP_DEADLINE, self.tasks.wait()).await.is_err() {
+            tracing::warn!("the Stripe sandbox still had open connections when it stopped");
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.closing.cancel();
+        self.tasks.close();
+    }
+}
+
+/// What every connection shares.
+#[derive(Debug)]
+struct Shared {
+    time: Time,
+    engine: Mutex<Engine>,
+}
+
+impl Shared {
+    fn new(config: Config) -> Self {
+        Self {
+            time: Time { clock: config.clock, ahead_ms: AtomicI64::new(0) },
+            engine: Mutex::new(Engine::new(config.secret_key, config.validation)),
+        }
+    }
+
+    /// Never held across an await. A panic elsewhere leaves the state usable for the tests that look at it.
+    fn lock(&self) -> MutexGuard<'_, Engine> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The sandbox's time: a clock, and how far the sandbox runs ahead of it.
+#[derive(Debug)]
+struct Time {
+    clock: Clock,
+    ahead_ms: AtomicI64,
+}
+
+impl Time {
+    fn now_ms(&self) -> i64 {
+        self.clock.now_ms().saturating_add(self.ahead_ms.load(Ordering::Acquire))
+    }
+
+    fn advance(&self, by: Duration) {
+        let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        let moved = Timestamp::from_millisecond(self.clock.now_ms().saturating_add(by_ms)).unwrap_or(Timestamp::MAX);
+        if !self.clock.set(moved) {
+            self.ahead_ms.fetch_add(by_ms, Ordering::AcqRel);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! `/v1/customers`
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::errors::ApiError;
+use super::expand::Expand;
+use super::params::{Change, Metadata, Params, TEXT, merge_metadata};
+use super::shelf::{Created, Cursor, list};
+use super::store::{Call, Store};
+
+const ADDRESS: &[&str] = &["city", "country", "line1", "line2", "postal_code", "state"];
+const TAX_EXEMPT: &[(&str, &str)] = &[("exempt", "exempt"), ("none", "none"), ("reverse", "reverse")];
+/// What Stripe knows and comes here with payments, taxes and test clocks.
+const NOT_YET: &[&str] =
+    &["cash_balance", "payment_method", "source", "tax", "tax_id_data", "test_clock", "default_source", "card"];
+
+/// A customer, as Stripe shows it.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Customer {
+    id: String,
+    object: &'static str,
+    address: Option<Value>,
+    balance: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    business_name: Option<String>,
+    created: i64,
+    currency: Option<String>,
+    default_source: Option<String>,
+    delinquent: bool,
+    description: Option<String>,
+    discount: Option<Value>,
+    email: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    individual_name: Option<String>,
+    invoice_prefix: Option<String>,
+    invoice_settings: InvoiceSettings,
+    livemode: bool,
+    metadata: Metadata,
+    name: Option<String>,
+    next_invoice_sequence: i64,
+    phone: Option<String>,
+    preferred_locales: Vec<String>,
+    shipping: Option<Value>,
+    tax_exempt: &'static str,
+    test_clock: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+struct InvoiceSettings {
+    custom_fields: Option<Value>,
+    default_payment_method: Option<String>,
+    footer: Option<String>,
+    rendering_options: Option<Value>,
+}
+
+impl Customer {
+    fn new(id: String, now_s: i64) -> Self {
+        // As Stripe's, 8 capitals and digits: here the id's own end, so that it is unique.
+        let prefix = id.get(id.len().saturating_sub(8)..).map(str::to_ascii_uppercase);
+        Self {
+            id,
+            object: "customer",
+            address: None,
+            balance: 0,
+            business_name: None,
+            created: now_s,
+            currency: None,
+            default_source: None,
+            delinquent: false,
+            description: None,
+            discount: None,
+            email: None,
+            individual_name: None,
+            invoice_prefix: prefix,
+            invoice_settings: InvoiceSettings::default(),
+            livemode: false,
+            metadata: Metadata::new(),
+            name: None,
+            next_invoice_sequence: 1,
+            phone: None,
+            preferred_locales: Vec::new(),
+            shipping: None,
+            tax_exempt: "none",
+            test_clock: None,
+        }
+    }
+
+    /// Takes every parameter that create and update share.
+    fn change(&mut self, params: &mut Params) -> Result<(), ApiError> {
+        params.unsupported(NOT_YET)?;
+        params.clearable_text("business_name", 150)?.apply(&mut self.business_name);
+        params.clearable_text("description", TEXT)?.apply(&mut self.description);
+        email(params)?.apply(&mut self.email);
+        params.clearable_text("individual_name", 150)?.apply(&mut self.individual_name);
+        params.text("invoice_prefix", 12)?.map_or(Change::Keep, Change::Set).apply(&mut self.invoice_prefix);
+        params.clearable_text("name", 256)?.apply(&mut self.name);
+        params.clearable_text("phone", 20)?.apply(&mut self.phone);
+        self.balance = params.integer("balance")?.unwrap_or(self.balance);
+        self.next_invoice_sequence = params.integer("next_invoice_sequence")?.unwrap_or(self.next_invoice_sequence);
+        if let Some(locales) = params.texts("preferred_locales", TEXT)? {
+            self.preferred_locales = locales;
+        }
+        self.tax_exempt = params.choice("tax_exempt", TAX_EXEMPT)?.unwrap_or(self.tax_exempt);
+        self.change_nested(params)?;
+        merge_metadata(&mut self.metadata, params.metadata()?)
+    }
+
+    fn change_nested(&mut self, params: &mut Params) -> Result<(), ApiError> {
+        address(params)?.apply(&mut self.address);
+        match params.clearable_object("shipping")? {
+            Change::Keep => {}
+            Change::Clear => self.shipping = None,
+            Change::Set(inner) => self.shipping = Some(shipping(inner)?),
+        }
+        if let Some(mut inner) = params.object("invoice_settings")? {
+            inner.unsupported(&["custom_fields", "default_payment_method", "rendering_options"])?;
+            inner.clearable_text("footer", TEXT)?.apply(&mut self.invoice_settings.footer);
+            inner.finish()?;
+        }
+        Ok(())
+    }
+
+    fn shown(&self) -> Value {
+        json!(self)
+    }
+}
+
+/// `POST /v1/customers`
+pub(super) fn create(store: &mut Store, mut call: Call) -> Result<Value, ApiError> {
+    Expand::of_object(&mut call.params, &[])?;
+    let mut customer = Customer::new(store.ids.make("cus"), call.now_s());
+    customer.change(&mut call.params)?;
+    call.finish()?;
+    let shown = customer.shown();
+    store.customers.put(customer.id.clone(), customer)?;
+    Ok(shown)
+}
+
+/// `GET /v1/customers/{customer}`; a deleted one is shown as such.
+pub(super) fn retrieve(store: &mut Store, mut call: Call, id: &str) -> Result<Value, ApiError> {
+    Expand::of_object(&mut call.params, &[])?;
+    call.finish()?;
+    match store.customers.get(id) {
+        Some(customer) => Ok(customer.shown()),
+        None if store.customers.knows(id) => Ok(deleted(id)),
+        None => Err(ApiError::no_such("customer", id, "id")),
+    }
+}
+
+/// `POST /v1/customers/{customer}`
+pub(super) fn update(store: &mut Store, mut call: Call, id: &str) -> Result<Value, ApiError> {
+    Expand::of_object(&mut call.params, &[])?;
+    let customer = store.customers.need_mut(id, "id")?;
+    let mut changed = customer.clone();
+    changed.change(&mut call.params)?;
+    call.finish()?;
+    *customer = changed;
+    Ok(customer.shown())
+}
+
+/// `DELETE /v1/customers/{customer}`
+pub(super) fn delete(store: &mut Store, call: Call, id: &str) -> Result<Value, ApiError> {
+    call.finish()?;
+    store.customers.take(id, "id")?;
+    Ok(deleted(id))
+}
+
+/// `GET /v1/customers`
+pub(super) fn list_all(store: &mut Store, mut call: Call) -> Result<Value, ApiError> {
+    Expand::of_list(&mut call.params, &[])?;
+    call.params.unsupported(&["test_clock"])?;
+    let (cursor, created) = (Cursor::take(&mut call.params)?, Created::take(&mut call.params)?);
+    let email = call.params.text("email", 512)?;
+    call.finish()?;
+    let keep = |c: &Customer| created.holds(c.created) && (email.is_none() || c.email == email);
+    let (page, more) = store.customers.page(&cursor, keep)?;
+    Ok(list("/v1/customers", page.into_iter().map(Customer::shown), more))
+}
+
+fn deleted(id: &str) -> Value {
+    json!({ "id": id, "object": "customer", "deleted": true })
+}
+
+fn email(params: &mut Params) -> Result<Change<String>, ApiError> {
+    let change = params.clearable_text("email", 512)?;
+    match &change {
+        Change::Set(email) if !email.contains('@') || email.contains(char::is_whitespace) => {
+            Err(ApiError::invalid(format!("Invalid email address: {email}")).code("email_invalid").param("email"))
+        }
+        Change::Set(_) | Change::Keep | Change::Clear => Ok(change),
+    }
+}
+
+fn address(params: &mut Params) -> Result<Change<Value>, ApiError> {
+    Ok(match params.flat("address", ADDRESS)? {
+        Change::Keep => Change::Keep,
+        Change::Clear => Change::Clear,
+        Change::Set(texts) => Change::Set(every_line(&texts)),
+    })
+}
+
+fn shipping(mut params: Params) -> Result<Value, ApiError> {
+    let name = params.required_text("name", TEXT)?;
+    let phone = params.text("phone", TEXT)?;
+    let Change::Set(address) = address(&mut params)? else {
+        return Err(ApiError::missing("shipping[address]"));
+    };
+    params.finish()?;
+    Ok(json!({ "name": name, "phone": phone, "address": address }))
+}
+
+/// An address shows all of its lines, `null` where there is nothing.
+fn every_line(texts: &Metadata) -> Value {
+    ADDRESS.iter().map(|line| ((*line).to_owned(), json!(texts.get(*line)))).collect()
+}
