@@ -41,6 +41,15 @@ enum State {
     HalfOpen { until: Instant },
 }
 
+/// How a request was let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Like all others.
+    Normal,
+    /// As the probe: nobody else goes until it is back.
+    Probe,
+}
+
 /// What the outcome of an attempt says about Stripe's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -60,14 +69,21 @@ impl Breaker {
     ///
     /// # Errors
     /// The breaker is open, or a probe is under way.
-    pub fn admit(&mut self, now: Instant) -> Result<(), Duration> {
+    pub fn admit(&mut self, now: Instant) -> Result<Pass, Duration> {
         match self.state {
-            State::Closed { .. } => Ok(()),
+            State::Closed { .. } => Ok(Pass::Normal),
             State::Open { until } | State::HalfOpen { until } if now < until => Err(until - now),
             State::Open { .. } | State::HalfOpen { .. } => {
                 self.state = State::HalfOpen { until: now + self.config.probe };
-                Ok(())
+                Ok(Pass::Probe)
             }
+        }
+    }
+
+    /// An admitted request was not sent after all; if it was the probe, the next one is.
+    pub fn give_back(&mut self, pass: Pass, now: Instant) {
+        if pass == Pass::Probe && matches!(self.state, State::HalfOpen { .. }) {
+            self.state = State::Open { until: now };
         }
     }
 
@@ -110,7 +126,7 @@ mod tests {
     fn open_at(now: Instant) -> Breaker {
         let mut breaker = Breaker::new(CONFIG);
         for caller in ["a", "b", "c"] {
-            assert_eq!(breaker.admit(now), Ok(()));
+            assert_eq!(breaker.admit(now), Ok(Pass::Normal));
             breaker.record(caller, Health::Down, now);
         }
         breaker
@@ -129,7 +145,7 @@ mod tests {
         for _ in 0..100 {
             breaker.record("broken", Health::Down, now);
         }
-        assert_eq!(breaker.admit(now), Ok(()));
+        assert_eq!(breaker.admit(now), Ok(Pass::Normal));
     }
 
     #[test]
@@ -141,7 +157,7 @@ mod tests {
         }
         breaker.record("d", Health::Up, now);
         breaker.record("c", Health::Down, now);
-        assert_eq!(breaker.admit(now), Ok(()));
+        assert_eq!(breaker.admit(now), Ok(Pass::Normal));
     }
 
     #[test]
@@ -149,15 +165,14 @@ mod tests {
         let start = Instant::now();
         let later = start + CONFIG.cool_off;
         let mut breaker = open_at(start);
-        assert_eq!(breaker.admit(later), Ok(()), "the probe");
+        assert_eq!(breaker.admit(later), Ok(Pass::Probe));
         assert_eq!(breaker.admit(later), Err(CONFIG.probe), "nobody beside it");
         breaker.record("a", Health::Down, later);
         assert_eq!(breaker.admit(later), Err(CONFIG.cool_off), "open again");
         let much_later = later + CONFIG.cool_off;
-        assert_eq!(breaker.admit(much_later), Ok(()));
+        assert_eq!(breaker.admit(much_later), Ok(Pass::Probe));
         breaker.record("a", Health::Up, much_later);
-        assert_eq!(breaker.admit(much_later), Ok(()));
-        assert_eq!(breaker.admit(much_later), Ok(()), "closed");
+        assert_eq!(breaker.admit(much_later), Ok(Pass::Normal), "closed");
     }
 
     #[test]
@@ -165,7 +180,17 @@ mod tests {
         let start = Instant::now();
         let mut breaker = open_at(start);
         let later = start + CONFIG.cool_off;
-        assert_eq!(breaker.admit(later), Ok(()));
-        assert_eq!(breaker.admit(later + CONFIG.probe), Ok(()));
+        assert_eq!(breaker.admit(later), Ok(Pass::Probe));
+        assert_eq!(breaker.admit(later + CONFIG.probe), Ok(Pass::Probe));
+    }
+
+    #[test]
+    fn an_unused_probe_makes_room_for_another_at_once() {
+        let start = Instant::now();
+        let mut breaker = open_at(start);
+        let later = start + CONFIG.cool_off;
+        let pass = breaker.admit(later).unwrap();
+        breaker.give_back(pass, later);
+        assert_eq!(breaker.admit(later), Ok(Pass::Probe));
     }
 }

@@ -32,15 +32,15 @@ const fn per_second(n: u32) -> NonZeroU32 {
 
 /// Which limit a request counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
+pub enum Bucket {
     /// Meter events.
     MeterEvents,
     /// Everything else.
     Other,
 }
 
-impl Lane {
-    /// The lane of a path below `/v1`.
+impl Bucket {
+    /// The bucket of a path below `/v1`.
     pub fn of(path: &str) -> Self {
         if path == "/billing/meter_events" { Self::MeterEvents } else { Self::Other }
     }
@@ -70,17 +70,17 @@ impl Budget {
     ///
     /// # Errors
     /// The wait.
-    pub fn take(&self, lane: Lane, now: Instant) -> Result<(), Duration> {
+    pub fn take(&self, bucket: Bucket, now: Instant) -> Result<(), Duration> {
         if let Some(until) = *self.paused.lock().unwrap_or_else(PoisonError::into_inner)
             && now < until
         {
             return Err(until - now);
         }
-        let bucket = match lane {
-            Lane::MeterEvents => &self.meter_events,
-            Lane::Other => &self.other,
+        let limiter = match bucket {
+            Bucket::MeterEvents => &self.meter_events,
+            Bucket::Other => &self.other,
         };
-        bucket.check().map_err(|not_until| not_until.wait_time_from(self.clock.now()))
+        limiter.check().map_err(|not_until| not_until.wait_time_from(self.clock.now()))
     }
 
     /// Stripe answered 429: if that was about the whole account, everybody waits, else only whoever asked.
@@ -102,13 +102,13 @@ mod tests {
     }
 
     #[test]
-    fn the_lanes_have_buckets_of_their_own() {
+    fn meter_events_and_the_rest_do_not_share_tokens() {
         let (budget, now) = (Budget::new(rates(2, 1)), Instant::now());
-        assert!(budget.take(Lane::MeterEvents, now).is_ok());
-        assert!(budget.take(Lane::MeterEvents, now).is_ok());
-        let wait = budget.take(Lane::MeterEvents, now).unwrap_err();
+        assert!(budget.take(Bucket::MeterEvents, now).is_ok());
+        assert!(budget.take(Bucket::MeterEvents, now).is_ok());
+        let wait = budget.take(Bucket::MeterEvents, now).unwrap_err();
         assert!(wait <= Duration::from_millis(500), "{wait:?}");
-        assert!(budget.take(Lane::Other, now).is_ok());
+        assert!(budget.take(Bucket::Other, now).is_ok());
     }
 
     #[test]
@@ -116,20 +116,20 @@ mod tests {
         let (budget, now) = (Budget::new(rates(100, 100)), Instant::now());
         let mut head = Head { limited: Some("resource-specific".into()), ..Head::default() };
         budget.limited(&head, now);
-        assert!(budget.take(Lane::MeterEvents, now).is_ok());
+        assert!(budget.take(Bucket::MeterEvents, now).is_ok());
         head.limited = None;
         budget.limited(&head, now);
-        assert!(budget.take(Lane::MeterEvents, now).is_ok(), "without a reason it is a lock_timeout");
+        assert!(budget.take(Bucket::MeterEvents, now).is_ok(), "without a reason it is a lock_timeout");
         head = Head { limited: Some("global-rate".into()), retry_after: Some(Duration::from_secs(3)), ..head };
         budget.limited(&head, now);
-        assert_eq!(budget.take(Lane::MeterEvents, now), Err(Duration::from_secs(3)));
-        assert_eq!(budget.take(Lane::Other, now), Err(Duration::from_secs(3)));
-        assert!(budget.take(Lane::Other, now + Duration::from_secs(3)).is_ok());
+        assert_eq!(budget.take(Bucket::MeterEvents, now), Err(Duration::from_secs(3)));
+        assert_eq!(budget.take(Bucket::Other, now), Err(Duration::from_secs(3)));
+        assert!(budget.take(Bucket::Other, now + Duration::from_secs(3)).is_ok());
     }
 
     #[test]
-    fn lanes_by_path() {
-        assert_eq!(Lane::of("/billing/meter_events"), Lane::MeterEvents);
-        assert_eq!(Lane::of("/billing/meters/mtr_1/event_summaries"), Lane::Other);
+    fn buckets_by_path() {
+        assert_eq!(Bucket::of("/billing/meter_events"), Bucket::MeterEvents);
+        assert_eq!(Bucket::of("/billing/meters/mtr_1/event_summaries"), Bucket::Other);
     }
 }

@@ -7,7 +7,7 @@
 //! trait hands back nothing but the body.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,8 +24,8 @@ use stripe_client_core::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::attempt::{self, Answer, Attempt, Refused};
-use super::breaker::{self, Breaker, Health};
-use super::rate::{Budget, Lane, Rates};
+use super::breaker::{self, Breaker, Health, Pass};
+use super::rate::{Bucket, Budget, Rates};
 use super::retry::{self, Course, IdempotencyKey, Step};
 use crate::config::settings::Secret;
 
@@ -113,10 +113,30 @@ impl StripeClientErr for CallError {
     }
 }
 
-/// Leave to send one request now: given by the breaker and the rate budget, used up by [`Transport::attempt`].
+/// Leave to send one request now: given by the breaker and the rate budget, used up by [`Transport::attempt`]. If it
+/// is dropped unused and was the breaker's probe, another probe may go at once.
 #[derive(Debug)]
-pub struct Permit {
+pub struct Permit<'a> {
+    breaker: &'a Mutex<Breaker>,
     caller: String,
+    pass: Pass,
+}
+
+impl Permit<'_> {
+    fn used(mut self, health: Health, now: Instant) {
+        self.pass = Pass::Normal;
+        locked(self.breaker).record(&self.caller, health, now.into_std());
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        locked(self.breaker).give_back(self.pass, Instant::now().into_std());
+    }
+}
+
+fn locked(breaker: &Mutex<Breaker>) -> MutexGuard<'_, Breaker> {
+    breaker.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// No leave to send now; nothing happened.
@@ -134,7 +154,7 @@ pub struct Busy {
 pub struct Prepared {
     method: Method,
     uri: Uri,
-    lane: Lane,
+    bucket: Bucket,
     body: Bytes,
     account: Option<HeaderValue>,
 }
@@ -185,7 +205,7 @@ impl Transport {
         Ok(Prepared {
             method: method(request.method),
             uri: uri(&self.config.base, request)?,
-            lane: Lane::of(&request.path),
+            bucket: Bucket::of(&request.path),
             body: request.body.as_deref().map(stable_form).unwrap_or_default(),
             account: None,
         })
@@ -196,27 +216,23 @@ impl Transport {
     ///
     /// # Errors
     /// [`Busy`]; nothing happened.
-    pub async fn permit(&self, lane: Lane, caller: &str, patience: Duration) -> Result<Permit, Busy> {
+    pub async fn permit(&self, bucket: Bucket, caller: &str, patience: Duration) -> Result<Permit<'_>, Busy> {
         let deadline = Instant::now() + patience;
         loop {
             let now = Instant::now();
-            let Err(wait) = self.budget.take(lane, now.into_std()) else { break };
+            let Err(wait) = self.budget.take(bucket, now.into_std()) else { break };
             if now + wait > deadline {
                 return Err(Busy { wait, why: "rate budget spent" });
             }
             sleep(wait).await;
         }
-        self.admit().map_err(|wait| Busy { wait, why: "circuit breaker open" })?;
-        Ok(Permit { caller: caller.to_owned() })
-    }
-
-    fn admit(&self) -> Result<(), Duration> {
-        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-        breaker.admit(Instant::now().into_std())
+        let pass = locked(&self.breaker).admit(Instant::now().into_std());
+        let pass = pass.map_err(|wait| Busy { wait, why: "circuit breaker open" })?;
+        Ok(Permit { breaker: &self.breaker, caller: caller.to_owned(), pass })
     }
 
     /// Sends once. The bytes are the same each time; only the key may differ.
-    pub async fn attempt(&self, permit: Permit, request: &Prepared, key: &IdempotencyKey) -> Attempt {
+    pub async fn attempt(&self, permit: Permit<'_>, request: &Prepared, key: &IdempotencyKey) -> Attempt {
         let limit = self.config.attempt_timeout.min(Duration::from_secs(60));
         let attempt = match self.message(request, key) {
             Err(why) => return Attempt::NotSent(why),
@@ -224,7 +240,7 @@ impl Transport {
                 .await
                 .unwrap_or_else(|_| Attempt::Unknown(format!("no answer within {limit:?}"))),
         };
-        self.learn(&permit.caller, &attempt);
+        self.learn(permit, &attempt);
         attempt
     }
 
@@ -250,7 +266,7 @@ impl Transport {
     }
 
     async fn try_now(&self, request: &Prepared, key: &IdempotencyKey) -> Attempt {
-        match self.permit(request.lane, request.uri.path(), Duration::from_secs(10)).await {
+        match self.permit(request.bucket, request.uri.path(), Duration::from_secs(10)).await {
             Ok(permit) => self.attempt(permit, request, key).await,
             Err(busy) => Attempt::NotSent(busy.to_string()),
         }
@@ -282,18 +298,18 @@ impl Transport {
         }
     }
 
-    fn learn(&self, caller: &str, attempt: &Attempt) {
-        let now = Instant::now().into_std();
+    fn learn(&self, permit: Permit<'_>, attempt: &Attempt) {
+        let now = Instant::now();
         let health = match attempt {
             Attempt::Refused(refused) if refused.status < 500 => Health::Up,
             Attempt::Answer(_) => Health::Up,
             Attempt::Refused(_) | Attempt::NotSent(_) | Attempt::Unknown(_) => Health::Down,
         };
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner).record(caller, health, now);
+        permit.used(health, now);
         if let Attempt::Refused(refused) = attempt
             && refused.status == 429
         {
-            self.budget.limited(&refused.head, now);
+            self.budget.limited(&refused.head, now.into_std());
         }
     }
 }

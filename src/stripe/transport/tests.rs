@@ -105,7 +105,7 @@ fn event() -> Event {
 
 async fn once(server: &Server, request: &RequestBuilder) -> Attempt {
     let transport = server.transport();
-    let permit = transport.permit(Lane::Other, "test", Duration::ZERO).await.unwrap();
+    let permit = transport.permit(Bucket::Other, "test", Duration::ZERO).await.unwrap();
     let prepared = transport.prepare(request).unwrap();
     transport.attempt(permit, &prepared, &IdempotencyKey::named("k", 0)).await
 }
