@@ -13,8 +13,7 @@ use tokio::runtime::Handle;
 
 use crate::clock::Clock;
 use crate::ledger::Node;
-use crate::pricing::Pricing;
-use crate::pricing::template::Scope;
+use crate::pricing::{Pricing, Scope};
 use crate::records::{Key, Records, RecordsError, Tenant};
 use crate::units::{KeyNum, TenantNum};
 

@@ -41,12 +41,18 @@ const EMBEDDED_WAIT: Duration = Duration::from_secs(2);
 const CONTROL_THREADS: usize = 2;
 
 /// What the configuration does not say.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Where configuration overrides come from, now and at each reload.
     pub env: Env,
     /// Time.
     pub clock: Clock,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { env: Env::empty(), clock: Clock::System }
+    }
 }
 
 /// A gateway at work. [`Running::stop`] drains it.
@@ -140,7 +146,7 @@ async fn build(
         body_timeout,
     });
     let reloader =
-        Reloader::new(first.active, loaded, options.env.clone(), Arc::clone(&gateway), records.clone(), &journal);
+        Reloader::new(first.active, loaded, options.env.clone(), Arc::clone(&gateway), records.clone(), &journal, billing.clone());
     let reloader = Arc::new(reloader);
     let shipper = Arc::new(tokio::sync::Mutex::new(shipper));
     Ok((Core { records, journal, node, gateway, shipper, billing, reloader, clock }, queue))

@@ -45,7 +45,7 @@ pub use readiness::{Condition, Readiness};
 use problem::Problem;
 
 /// Tells the data plane what changed.
-pub type OnChange = Arc<dyn Fn(Change) + Send + Sync>;
+pub type OnChange = Arc<dyn Fn(Change) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Looks up this node's freshest count of an account.
 pub type LiveUsed = Arc<dyn Fn(&Account) -> Option<u64> + Send + Sync>;

@@ -3,7 +3,9 @@
 //! messages do no harm.
 
 pub mod budget;
+pub mod embedded;
 pub mod node;
+pub mod rules;
 
 pub use budget::{Budget, Short};
 pub use node::{Node, Parts, Shipper};

@@ -95,6 +95,7 @@ impl Worker {
         let listener = TcpListener::from_std(listener)?;
         let local = LocalSet::new();
         local.run_until(self.accept(listener, Rc::clone(&lane))).await;
+        lane.pool.close();
         // Connections still open end by themselves, or with the cut.
         tokio::select! {
             () = local => {}

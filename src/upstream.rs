@@ -77,7 +77,14 @@ struct Idle {
 
 /// The idle connections of one worker.
 #[derive(Clone, Default)]
-pub struct Pool(Rc<RefCell<HashMap<Origin, Vec<Idle>>>>);
+pub struct Pool(Rc<Shelf>);
+
+#[derive(Default)]
+struct Shelf {
+    idle: RefCell<HashMap<Origin, Vec<Idle>>>,
+    /// On drain: nothing is kept any more.
+    closed: Cell<bool>,
+}
 
 /// A connection in use. Dropping it closes the connection; [`Lease::give_back`] keeps it.
 pub struct Lease {
@@ -147,7 +154,7 @@ impl Pool {
     }
 
     fn take_idle(&self, origin: &Origin) -> Option<Idle> {
-        let mut pool = self.0.borrow_mut();
+        let mut pool = self.0.idle.borrow_mut();
         let idle = pool.get_mut(origin)?;
         idle.retain(|one| !one.sender.is_closed());
         // The newest first. One given back a moment ago may not be ready yet: it stays for the next request.
@@ -158,16 +165,22 @@ impl Pool {
 
     /// Closes connections that have been idle for long.
     pub fn sweep(&self) {
-        self.0.borrow_mut().retain(|_, idle| {
+        self.0.idle.borrow_mut().retain(|_, idle| {
             idle.retain(|one| one.since.elapsed() < IDLE_FOR && !one.sender.is_closed());
             !idle.is_empty()
         });
     }
 
+    /// Closes idle connections, and those in use as they come back.
+    pub fn close(&self) {
+        self.0.closed.set(true);
+        self.0.idle.borrow_mut().clear();
+    }
+
     /// Idle connections held.
     #[must_use]
     pub fn idle(&self) -> usize {
-        self.0.borrow().values().map(Vec::len).sum()
+        self.0.idle.borrow().values().map(Vec::len).sum()
     }
 }
 
@@ -227,10 +240,10 @@ impl Lease {
 
     /// The response has been read to its end: the connection may serve again.
     pub fn give_back(self) {
-        if self.sender.is_closed() {
+        if self.sender.is_closed() || self.pool.0.closed.get() {
             return;
         }
-        let mut pool = self.pool.0.borrow_mut();
+        let mut pool = self.pool.0.idle.borrow_mut();
         let idle = pool.entry(self.origin).or_default();
         if idle.len() < IDLE_AT_MOST {
             idle.push(Idle { sender: self.sender, socket: self.socket, since: Instant::now() });

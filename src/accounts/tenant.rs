@@ -13,7 +13,7 @@ use http::HeaderValue;
 
 use super::Prices;
 use crate::ledger::{Budget, Node};
-use crate::period::{Anchor, Interval, Period, period_at};
+use crate::period::{Period, period_at};
 use crate::pricing::{Access, MeterIndex, Plan, Rate};
 use crate::records::Tenant;
 use crate::units::{Account, TenantNum};
@@ -124,7 +124,7 @@ impl Entry {
             Access::Free => prices.pricing.plans.get("free"),
             Access::Pass | Access::Deny => own_plan,
         };
-        let period = period_at(anchor(&row), now_s);
+        let period = period_at(row.anchor(), now_s);
         let grace_end_s = own_plan.zip(since_s).map(|(plan, since_s)| since_s.saturating_add(plan.grace_s));
         let meters = prices.pricing.meters.iter().enumerate();
         let budgets = meters.clone().map(|(index, meter)| {
@@ -214,15 +214,6 @@ fn quota(rate: Rate) -> Quota {
     let per_request = Duration::from_millis(rate.per_ms) / rate.sustained.get();
     let period = per_request.max(Duration::from_nanos(1));
     Quota::with_period(period).expect("a period of at least a nanosecond is not zero").allow_burst(rate.burst)
-}
-
-fn anchor(row: &Tenant) -> Anchor {
-    let trial = row.trial_ends_at.filter(|end| *end > row.period_anchor);
-    Anchor {
-        start_s: trial.unwrap_or(row.period_anchor).as_second(),
-        interval: if row.period_interval == "year" { Interval::Year } else { Interval::Month },
-        trial_start_s: trial.map(|_| row.period_anchor.as_second()),
-    }
 }
 
 /// Ids and plan names are ASCII words; anything else would have been refused when it was stored.

@@ -1,6 +1,7 @@
 //! Stripe's side of the node: the sandbox where it stands in, the client, and the reporter.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,9 @@ use crate::stripe::client::{Client, NewCustomer, Span};
 use crate::stripe::report::{self, Reporter};
 use crate::stripe::transport::{self, Transport};
 use crate::stripe::{IdempotencyKey, transport::API_BASE};
+
+/// How long [`Billing::report_now`] goes on.
+const REPORT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Stripe, as this node sees it.
 pub struct Billing {
@@ -55,10 +59,12 @@ impl Billing {
         };
         let config = transport::Config { version: stripe.api_version.clone(), ..transport::Config::new(base.parse()?, key) };
         let client = Client::new(Arc::new(Transport::new(config)?));
-        if sandbox.is_some() {
+        if stripe.mode == StripeMode::Sandbox {
             ensure_meters(&client, pricing).await?;
         }
-        let reporter = Reporter::new(records.clone(), client.clone(), clock.clone(), report_config(settings, pricing));
+        let config = report::Config { flush: stripe.flush, ..report::Config::default() };
+        let meters = report::meters(pricing);
+        let reporter = Reporter::new(records.clone(), client.clone(), clock.clone(), config, meters);
         Ok(Some(Self { client, reporter, base, clock: clock.clone(), sandbox: tokio::sync::Mutex::new(sandbox) }))
     }
 
@@ -103,8 +109,14 @@ impl Billing {
     }
 
     pub(super) async fn report_now(&self) -> anyhow::Result<()> {
-        self.reporter.flush_now().await?;
+        let flushed = self.reporter.flush_now(REPORT_PATIENCE).await?;
+        anyhow::ensure!(flushed.left == 0, "Stripe has not answered for {} reports", flushed.left);
         Ok(())
+    }
+
+    /// After a change of the prices.
+    pub(super) fn set_pricing(&self, pricing: &Pricing) {
+        self.reporter.set_meters(report::meters(pricing));
     }
 
     pub(super) async fn stop(&self) {
@@ -122,6 +134,3 @@ async fn ensure_meters(client: &Client, pricing: &Pricing) -> anyhow::Result<()>
     Ok(())
 }
 
-fn report_config(settings: &Settings, pricing: &Pricing) -> report::Config {
-    report::Config::new(settings.stripe.flush, pricing)
-}

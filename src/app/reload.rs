@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 
+use super::billing::Billing;
 use crate::accounts::Prices;
 use crate::clock::Clock;
 use crate::config::watch::Watch;
@@ -55,6 +56,7 @@ pub(super) struct Reloader {
     gateway: Arc<Gateway>,
     records: Records,
     journal: Arc<Journal>,
+    billing: Option<Arc<Billing>>,
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -66,9 +68,11 @@ impl Reloader {
         gateway: Arc<Gateway>,
         records: Records,
         journal: &Arc<Journal>,
+        billing: Option<Arc<Billing>>,
     ) -> Self {
         let active = Arc::new(ArcSwap::from_pointee(active));
-        Self { active, loaded, env, gateway, records, journal: Arc::clone(journal), turn: tokio::sync::Mutex::new(()) }
+        let turn = tokio::sync::Mutex::new(());
+        Self { active, loaded, env, gateway, records, journal: Arc::clone(journal), billing, turn }
     }
 
     pub(super) fn active(&self) -> Arc<ArcSwap<Active>> {
@@ -118,6 +122,9 @@ impl Reloader {
         warn_of_restarts(&before, &next.active);
         let version = next.active.version;
         self.gateway.snapshot.store(next.snapshot);
+        if let Some(billing) = &self.billing {
+            billing.set_pricing(&next.active.pricing);
+        }
         self.active.store(Arc::new(next.active));
         tracing::info!(version, "the changed configuration is in force");
         Ok(version)

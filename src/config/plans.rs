@@ -10,7 +10,7 @@ use super::money;
 use super::prices::{Context, Meters, shared};
 use super::scalar::{self, COUNT, DECIMAL, DURATION, Kind, NAME, PER_TIME, UNITS};
 use super::tree::Style;
-use crate::pricing::plan::Feature;
+use crate::pricing::Feature;
 use crate::pricing::{Gate, MeterIndex, OnOutage, Plan, Rate, RatePer, Status, UnitPrice, default_gates};
 
 /// Plans by name.

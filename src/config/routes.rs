@@ -8,7 +8,7 @@ use super::check::{Cursor, Fields};
 use super::plans::{self, Plans};
 use super::prices::{Context, Meters, shared};
 use super::scalar::{FLAG, Kind, NAME, UNITS};
-use crate::pricing::plan::Feature;
+use crate::pricing::Feature;
 use crate::pricing::{Charge, ChargeOn, Conflict, Cost, OnAbort, Pattern, Place, Route, RouteSpec, RouteTable};
 
 /// Keys of a cost that is read from the response or measured: a later version's.

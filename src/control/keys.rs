@@ -137,7 +137,7 @@ pub(super) async fn revoke(
     let before = key_of(&state, &tenant, &id).await?;
     let revoked = state.records.revoke_key(&tenant, &id, state.clock.now()).await;
     if may_have_happened(&revoked) {
-        (state.changed)(Change::Key(before.sha256));
+        (state.changed)(Change::Key(before.sha256)).await;
     }
     revoked?.ok_or_else(|| Problem::no_key(&tenant, &id))?;
     if before.revoked_at.is_none() {
@@ -174,7 +174,7 @@ async fn retire(state: &ControlState, old: Key, end: Timestamp) -> Result<Key, P
     let end = old.expires_at.map_or(end, |expiry| expiry.min(end));
     let expired = state.records.expire_key(&old.tenant, &old.id, end).await;
     if may_have_happened(&expired) {
-        (state.changed)(Change::Key(old.sha256));
+        (state.changed)(Change::Key(old.sha256)).await;
     }
     expired?.ok_or_else(|| Problem::no_key(&old.tenant, &old.id))
 }
@@ -189,7 +189,7 @@ async fn make(
     let detail = json!({ "name": new.name, "scopes": new.scopes, "expires_at": new.expires_at });
     let created = state.records.create_key(new, state.clock.now()).await;
     if may_have_happened(&created) {
-        (state.changed)(Change::Key(sha256));
+        (state.changed)(Change::Key(sha256)).await;
     }
     match created? {
         Created::New(key) => {
