@@ -19,6 +19,8 @@ mod auth;
 mod control;
 mod customers;
 mod decimal;
+#[cfg(test)]
+mod desk;
 mod engine;
 mod errors;
 mod exchanges;
