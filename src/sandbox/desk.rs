@@ -59,7 +59,7 @@ impl Desk {
     pub(super) fn release(&mut self, request: &Request, ticket: Ticket) -> Answer {
         match self.engine.finish(request, ticket, self.now_ms) {
             Step::Done(Outcome::Answer(answer), _) => answer,
-            other => panic!("{other:?}"),
+            other @ (Step::Done(..) | Step::Wait(..)) => panic!("{other:?}"),
         }
     }
 
