@@ -21,7 +21,6 @@ const METER_EVENTS: &str = "/v1/billing/meter_events";
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Everything behind the mutex.
-#[derive(Debug)]
 pub(super) struct Engine {
     pub(super) store: Store,
     pub(super) faults: Faults,
