@@ -135,7 +135,6 @@ async fn build(
     });
     let shipper = recover(&node).await?;
     let billing = Billing::start(settings, &loaded.pricing, &records, &clock).await?.map(Arc::new);
-    let body_timeout = settings.limits.body_timeout;
     let accounts = Arc::new(Accounts::new(records.clone(), Arc::clone(&node), clock.clone(), control.clone()));
     let first = reload::activate(&loaded, &records, &journal, &clock).await?;
     let gateway = Arc::new(Gateway {
@@ -143,7 +142,8 @@ async fn build(
         accounts,
         node: Arc::clone(&node),
         clock: clock.clone(),
-        body_timeout,
+        body_timeout: loaded.settings.limits.body_timeout,
+        header_bytes: loaded.settings.limits.header_bytes,
     });
     let reloader =
         Reloader::new(first.active, loaded, options.env.clone(), Arc::clone(&gateway), records.clone(), &journal, billing.clone());

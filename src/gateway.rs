@@ -67,6 +67,8 @@ pub struct Gateway {
     pub clock: Clock,
     /// Longest silence while a request body arrives.
     pub body_timeout: Duration,
+    /// Most that request line and headers may come to.
+    pub header_bytes: usize,
 }
 
 /// What one worker has for itself: nothing in it is shared between cores.
@@ -131,6 +133,10 @@ impl Call<'_> {
     /// The route's index (for the counters), and the answer.
     async fn run(&self, request: Request<Incoming>) -> (Option<usize>, Answer) {
         let (parts, body) = request.into_parts();
+        let limit = self.lane.gateway.header_bytes;
+        if head_bytes(&parts) > limit {
+            return (None, Err(Refusal::HeadTooLarge(limit)));
+        }
         let matched = match self.snapshot.prices.pricing.routes.find(&parts.method, parts.uri.path()) {
             Ok(matched) => matched,
             Err(_ambiguous) => return (None, Err(Refusal::AmbiguousPath)),
@@ -195,6 +201,14 @@ impl Call<'_> {
         let timeouts = &upstream.settings.timeouts;
         Ok((forward::finish(self.lane, answered, &method, timeouts.idle).await, origin_time))
     }
+}
+
+/// What a request line and headers came to, within a few bytes. hyper's own bound only stops heads that arrive in
+/// several reads.
+fn head_bytes(parts: &Parts) -> usize {
+    let line = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    line + parts.headers.iter().map(field).sum::<usize>()
 }
 
 /// A CORS preflight carries no credential (Fetch standard, section 3.3.2) and is free.

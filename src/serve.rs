@@ -12,13 +12,17 @@ use std::time::Duration;
 use dashmap::DashMap;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
 use crate::config::settings::Limits;
 use crate::drain::Drain;
 use crate::gateway::{self, Lane};
+
+pub mod stream;
+
+use stream::Stream;
 
 /// How long accepting pauses when the system is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -147,9 +151,9 @@ impl Worker {
             .header_read_timeout(self.limits.header_timeout)
             .max_headers(self.limits.headers)
             .max_buf_size(self.limits.header_bytes.max(8 * 1024))
-            .half_close(false)
-            .pipeline_flush(true);
-        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+            .half_close(false);
+        // Not `pipeline_flush`: with it hyper 1.12 does not flush its answer to a head that it cannot parse.
+        let connection = builder.serve_connection(Stream::new(stream), service).with_upgrades();
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),

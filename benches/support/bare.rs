@@ -34,7 +34,6 @@ pub fn run(origin: SocketAddr) {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(Duration::from_secs(10))
-                .pipeline_flush(true)
                 .serve_connection(TokioIo::new(stream), service);
             tokio::task::spawn_local(async move { drop(connection.await) });
         }

@@ -4,3 +4,7 @@
 
 mod judge;
 mod sandbox;
+mod crash;
+mod exactness;
+mod proxy;
+mod support;

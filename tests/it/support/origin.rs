@@ -88,7 +88,9 @@ async fn connection(stream: TcpStream, served: Arc<Mutex<Served>>) {
         let (served, close) = (Arc::clone(&served), closing.clone());
         async move { answer(request, &served, &close).await }
     });
-    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    // A request counts as soon as its head is here, also when whoever sent it has closed by then.
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    let connection = builder.half_close(true).serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => {}
@@ -159,20 +161,16 @@ fn drip(chunks: u64) -> Body {
     StreamBody::new(stream).boxed()
 }
 
-/// Ten bytes of a hundred.
+/// Ten bytes of a hundred, and the end only after they have left.
 fn short() -> Body {
-    struct Short(Option<Bytes>);
-    impl http_body::Body for Short {
-        type Data = Bytes;
-        type Error = Infallible;
-        fn poll_frame(
-            mut self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            std::task::Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    let stream = futures_util::stream::unfold(true, |first| async move {
+        if first {
+            return Some((Ok(Frame::data(Bytes::from_static(b"0123456789"))), false));
         }
-    }
-    Short(Some(Bytes::from_static(b"0123456789"))).boxed()
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        None
+    });
+    StreamBody::new(stream).boxed()
 }
 
 async fn echo(request: Request<Incoming>) -> Response<Body> {
