@@ -42,7 +42,7 @@ impl Bench {
         );
         // Small segments, so that every point of the journal is passed in a short run.
         let store = "store: { records: \"sqlite:tollgate.db\", ledger: { url: embedded, batch: 50ms }, \
-                     journal: { path: journal, sync: 10ms, keep: 0s, segment_records: 256 } }\n";
+                     journal: { path: journal, sync: 10ms, keep: 0s, segment_records: 1024 } }\n";
         let setup = Setup { pricing: PRICING, more: &(more + store), ..Setup::default() };
         write_config(folder.path(), &origin.url(), &setup, proxy, admin);
         let [proxy, admin] = [proxy, admin].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 pub struct Serve {
     child: Child,
+    log: std::path::PathBuf,
 }
 
 impl Serve {
@@ -24,7 +25,7 @@ impl Serve {
         if let Some(point) = crash_at {
             command.env("TOLLGATE_CRASH_AT", point);
         }
-        Self { child: command.spawn().unwrap() }
+        Self { child: command.spawn().unwrap(), log: folder.join("serve.log") }
     }
 
     /// SIGKILL, and wait for the end.
@@ -53,6 +54,7 @@ impl Serve {
         let end = Instant::now() + Duration::from_secs(30);
         while Instant::now() < end {
             if !self.is_running() {
+                println!("{}", std::fs::read_to_string(&self.log).unwrap_or_default());
                 return false;
             }
             if std::net::TcpStream::connect(proxy).is_ok() {
