@@ -87,6 +87,10 @@ fn load_with_hash(path: &Path, env: &Env) -> (String, Result<Loaded, ConfigError
         Err(error) => return (fingerprint([Err(&error)]), Err(ConfigErrors::single(error))),
     };
     let (settings, mut errors) = settings_of(&source, env);
+    if !errors.is_empty() && !settings.pricing.exists() {
+        // What is wrong may be the line that names the pricing file: one mistake, not two.
+        return (fingerprint([Ok(&source)]), Err(ConfigErrors { errors }));
+    }
     let prices = read_source(&settings.pricing);
     let sha256 = fingerprint([Ok(&source), prices.as_ref()]);
     let pricing = prices.map_err(|error| vec![error]).and_then(|prices| pricing_of(&prices, &settings));

@@ -56,8 +56,9 @@ fn every_mistake_has_its_message() {
         let name = path.file_name().unwrap().to_str().unwrap();
         let said = match check_text(name, fs::read_to_string(&path).unwrap()) {
             Err(errors) => format!("{errors}\n"),
-            Ok(()) => panic!("{name} was accepted"),
+            Ok(()) => "accepted\n".to_owned(),
         };
+        assert!(said != "accepted\n" || update, "{name} was accepted");
         assert!(!said.contains("hunter2"), "{name} shows a secret:\n{said}");
         let golden = path.with_extension("txt");
         if update {

@@ -30,7 +30,6 @@ const KEYS: &[&str] = &[
     "features",
     "thresholds",
     "on_outage",
-    "stripe",
 ];
 
 /// The plan that a tenant falls to where a gate says `free`.
@@ -56,8 +55,7 @@ fn plan(name: &str, entry: &Cursor<'_>, meters: &Meters, context: Context<'_>, f
     if !scalar::good_name(name) {
         entry.wrong_key(format!("`{name}` cannot name a plan"), NAME.allowed);
     }
-    let fields = entry.fields(KEYS);
-    fields.refuse(&["stripe"]);
+    let fields = entry.fields_but(KEYS, &["stripe"]);
     let amount = |key| fields.given(key).and_then(|cursor| money::minor(cursor, context.currency));
     let monthly = fields.required("monthly", "the price per month, 0 for a plan that costs nothing");
     let overage = overage(&fields, meters);
