@@ -2,17 +2,21 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`template`] | the one path grammar, `/a/{name}/{*rest}`, for routes and key scopes |
+//! | [`template`], [`pattern`] | the one path grammar, `/a/{name}/{*rest}`, for routes and key scopes |
 //! | [`reading`] | every way in which an origin might read a request path |
 //! | [`route`], [`table`] | a route and its cost rule; all of them, ready to match |
-//! | [`plan`], [`gate`] | what a plan includes and what more costs; what a subscription's status opens |
+//! | [`plan`], [`feature`] | what a plan includes and what more costs; what it tells the upstream |
+//! | [`gate`] | what a subscription's status opens |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rust_decimal::Decimal;
 
+pub mod feature;
 pub mod gate;
+mod path;
+pub mod pattern;
 pub mod plan;
 pub mod reading;
 pub mod route;
@@ -20,12 +24,14 @@ pub mod table;
 pub mod template;
 mod trie;
 
+pub use feature::Feature;
 pub use gate::{Access, Gate, Status, default_gates};
-pub use plan::{Feature, OnOutage, Plan, Rate, RatePer};
+pub use pattern::{Pattern, Scope};
+pub use plan::{OnOutage, Plan, Rate, RatePer};
 pub use reading::Ambiguous;
 pub use route::{Charge, ChargeOn, Cost, OnAbort, Route};
 pub use table::{Conflict, Matched, Place, RouteSpec, RouteTable};
-pub use template::{Pattern, Scope, Template, TemplateError};
+pub use template::{Template, TemplateError};
 
 /// The whole of `pricing.yaml`, checked.
 #[derive(Clone, Debug)]

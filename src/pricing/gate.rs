@@ -93,9 +93,8 @@ impl Plan {
         match self.gates.get(&status).copied().unwrap_or_else(|| status.default_gate()) {
             Gate::Pass => Access::Pass,
             Gate::Free => Access::Free,
-            Gate::Deny => Access::Deny,
             Gate::Grace if now_s < since_s.unwrap_or(now_s).saturating_add(self.grace_s) => Access::Pass,
-            Gate::Grace => Access::Deny,
+            Gate::Grace | Gate::Deny => Access::Deny,
         }
     }
 }

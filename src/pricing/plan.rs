@@ -1,12 +1,10 @@
-//! Plans (tiers): what is included, what more costs, how fast, and what the upstream is told.
+//! Plans (tiers): what is included, what more costs, how fast.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use http::HeaderValue;
-
-use super::{Gate, MeterIndex, Status, UnitPrice};
+use super::{Feature, Gate, MeterIndex, Status, UnitPrice};
 
 /// One plan.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,17 +39,6 @@ pub struct Plan {
     pub thresholds_percent: Vec<u8>,
     /// What to do when the ledger cannot admit.
     pub on_outage: OnOutage,
-}
-
-/// A plan's feature.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Feature {
-    /// On or off.
-    Flag(bool),
-    /// A number, for example `models: 10`.
-    Number(u64),
-    /// A word.
-    Text(Arc<str>),
 }
 
 /// A rate limit: `burst` at once, refilled at `sustained`.
@@ -111,24 +98,43 @@ impl Plan {
         let units = used.saturating_sub(self.included(meter));
         self.overage.get(&meter).map_or(0, |price| amount_minor(units, *price, self.currency_decimals))
     }
-
-    /// Whether the plan opens routes that require `feature`.
-    #[must_use]
-    pub fn opens(&self, feature: &str) -> bool {
-        self.features.get(feature) == Some(&Feature::Flag(true))
-    }
-
-    /// The plan's features for the upstream's `X-Tenant-Features`, `exports, models=10`; `None` if none is on.
-    #[must_use]
-    pub fn features_header(&self) -> Option<HeaderValue> {
-        todo!()
-    }
 }
 
-fn units_for(_spend_minor: i64, _price: UnitPrice, _decimals: u32) -> Option<u64> {
-    todo!()
+/// How many whole units at `price` (main units) `spend_minor` pays for, exactly; `None` if they cost nothing.
+///
+/// Divides digit by digit, so that no product has to fit an integer.
+fn units_for(spend_minor: i64, price: UnitPrice, decimals: u32) -> Option<u64> {
+    let price_minor = in_minor(price, decimals);
+    let divisor = u128::try_from(price_minor.mantissa).ok().filter(|divisor| *divisor > 0)?;
+    let spend = u128::try_from(spend_minor).unwrap_or(0);
+    let (mut units, mut rest) = (spend / divisor, spend % divisor);
+    for _ in 0..price_minor.scale {
+        rest *= 10;
+        units = units.saturating_mul(10).saturating_add(rest / divisor);
+        rest %= divisor;
+    }
+    Some(u64::try_from(units).unwrap_or(u64::MAX))
 }
 
-fn amount_minor(_units: u64, _price: UnitPrice, _decimals: u32) -> i64 {
-    todo!()
+/// Rounded once, half up.
+fn amount_minor(units: u64, price: UnitPrice, decimals: u32) -> i64 {
+    let price_minor = in_minor(price, decimals);
+    let divisor = 10_i128.pow(price_minor.scale);
+    let amount = i128::from(units).checked_mul(price_minor.mantissa.max(0));
+    // Half of a power of ten is whole, but for 10^0, where nothing is left to round.
+    let rounded = amount.and_then(|amount| Some(amount.checked_add(divisor / 2)? / divisor));
+    rounded.and_then(|amount| i64::try_from(amount).ok()).unwrap_or(i64::MAX)
+}
+
+/// `mantissa / 10^scale` minor units of the currency.
+struct Minor {
+    mantissa: i128,
+    /// At most 28, as in a `Decimal`.
+    scale: u32,
+}
+
+fn in_minor(price: UnitPrice, decimals: u32) -> Minor {
+    let price = price.normalize();
+    let mantissa = price.mantissa().saturating_mul(10_i128.saturating_pow(decimals.saturating_sub(price.scale())));
+    Minor { mantissa, scale: price.scale().saturating_sub(decimals) }
 }

@@ -26,9 +26,12 @@ pub struct Route {
 }
 
 impl Route {
-    /// The most a request can cost, units of all meters together; what makes one route dearer than another.
+    /// The most a request can cost, units of all meters together; 0 if it is public.
     #[must_use]
     pub fn bound(&self) -> u64 {
+        if self.public {
+            return 0;
+        }
         self.charges.iter().fold(0, |sum, charge| charge.cost.bound().saturating_add(sum))
     }
 }
@@ -74,6 +77,11 @@ impl ChargeOn {
     pub fn covers(&self, status: StatusCode) -> bool {
         let class = usize::from(status.as_u16() / 100);
         self.classes.get(class).copied().unwrap_or(false) || self.codes.contains(&status)
+    }
+
+    /// How many statuses cost, roughly: a class counts as a hundred.
+    pub(super) fn breadth(&self) -> usize {
+        self.classes.iter().filter(|costs| **costs).count() * 100 + self.codes.len()
     }
 }
 
