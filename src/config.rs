@@ -68,7 +68,7 @@ pub struct Loaded {
 /// # Errors
 /// Every mistake in both files, and in the variables of `env` that override them.
 pub fn load(path: &Path, env: &Env) -> Result<Loaded, ConfigErrors> {
-    load_with_hash(path, env).1
+    attempt(path, env).result
 }
 
 /// Reads a pricing file alone, for a running node whose `settings` stay.
@@ -80,32 +80,54 @@ pub fn load_pricing(path: &Path, settings: &Settings) -> Result<Pricing, ConfigE
     pricing_of(&source, settings).map_err(|errors| ConfigErrors { errors })
 }
 
-/// As [`load`], with the hash of what was read also where it was wrong.
-fn load_with_hash(path: &Path, env: &Env) -> (String, Result<Loaded, ConfigErrors>) {
+/// One reading of both files.
+struct Attempt {
+    /// Of what was read, right or wrong.
+    sha256: String,
+    /// The pricing file that the settings name; `None` if the settings could not be read.
+    pricing_path: Option<PathBuf>,
+    result: Result<Loaded, ConfigErrors>,
+}
+
+fn attempt(path: &Path, env: &Env) -> Attempt {
     let source = match read_source(path) {
         Ok(source) => source,
-        Err(unreadable) => return (fingerprint([Err(&unreadable)]), Err(unreadable)),
+        Err(unreadable) => {
+            return Attempt { sha256: fingerprint([Err(&unreadable)]), pricing_path: None, result: Err(unreadable) };
+        }
     };
-    let (settings, mut errors) = settings_of(&source, env);
-    if !errors.is_empty() && !settings.pricing.exists() {
-        // What is wrong may be the line that names the pricing file: one mistake, not two.
-        return (fingerprint([Ok(&source)]), Err(ConfigErrors { errors }));
-    }
+    let (settings, errors) = settings_of(&source, env);
     let prices = read_source(&settings.pricing);
     let sha256 = fingerprint([Ok(&source), prices.as_ref()]);
-    let pricing = prices.map_err(|unreadable| unreadable.errors).and_then(|prices| pricing_of(&prices, &settings));
-    let pricing = pricing.map_err(|more| errors.extend(more)).ok();
-    let loaded = match pricing {
-        Some(pricing) if errors.is_empty() => Ok(Loaded {
+    Attempt {
+        pricing_path: Some(settings.pricing.clone()),
+        result: join(path, sha256.clone(), (settings, errors), prices),
+        sha256,
+    }
+}
+
+fn join(
+    path: &Path,
+    sha256: String,
+    (settings, mut errors): (Settings, Vec<ConfigError>),
+    prices: Result<Source, ConfigErrors>,
+) -> Result<Loaded, ConfigErrors> {
+    let pricing = match prices {
+        Ok(prices) => pricing_of(&prices, &settings),
+        // What is wrong may be the line that names the pricing file: one mistake, not two.
+        Err(_) if !errors.is_empty() => Err(Vec::new()),
+        Err(unreadable) => Err(unreadable.errors),
+    };
+    match pricing.map_err(|more| errors.extend(more)) {
+        Ok(pricing) if errors.is_empty() => Ok(Loaded {
             pricing_path: settings.pricing.clone(),
             settings_path: path.to_owned(),
-            sha256: sha256.clone(),
             settings,
             pricing,
+            sha256,
         }),
-        Some(_) | None => Err(ConfigErrors { errors }),
-    };
-    (sha256, loaded)
+        Ok(_) | Err(()) => Err(ConfigErrors { errors }),
+    }
 }
 
 fn settings_of(source: &Source, env: &Env) -> (Settings, Vec<ConfigError>) {
@@ -138,6 +160,8 @@ fn read_source(path: &Path) -> Result<Source, ConfigErrors> {
         source: String::new(),
     };
     let text = read_text(path, LARGEST).map_err(|problem| ConfigErrors::single(unreadable(problem)))?;
+    // Every line break YAML knows as one, so that its line numbers and ours agree.
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
     Ok(Source { file: path.to_owned(), text })
 }
 

@@ -4,6 +4,7 @@
 //! go on with a default: the result is thrown away as soon as there is one mistake.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Position, mask};
@@ -23,16 +24,12 @@ impl Source {
     pub(super) fn directory(&self) -> &Path {
         self.file.parent().unwrap_or(Path::new(""))
     }
-
-    fn line(&self, number: usize) -> &str {
-        let text = self.text.strip_prefix('\u{feff}').unwrap_or(&self.text);
-        text.lines().nth(number - 1).unwrap_or("")
-    }
 }
 
 /// Collects the mistakes of one file.
 pub(super) struct Checker<'a> {
     pub(super) source: &'a Source,
+    lines: Vec<&'a str>,
     errors: RefCell<Vec<ConfigError>>,
 }
 
@@ -46,7 +43,15 @@ enum Show {
 
 impl<'a> Checker<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
-        Self { source, errors: RefCell::default() }
+        let text = source.text.strip_prefix('\u{feff}').unwrap_or(&source.text);
+        Self { source, lines: text.lines().collect(), errors: RefCell::default() }
+    }
+
+    /// A line as it may be shown: masked; nothing of a line that is too long to be read.
+    fn line(&self, number: usize) -> String {
+        const LONGEST: usize = 4096;
+        let line = number.checked_sub(1).and_then(|index| self.lines.get(index));
+        line.filter(|line| line.len() <= LONGEST).map(|line| mask(line)).unwrap_or_default()
     }
 
     /// Reads the text; what is wrong with the YAML itself is noted.
@@ -91,8 +96,10 @@ impl<'a> Checker<'a> {
         did_you_mean: Option<String>,
         show: Show,
     ) {
-        let line = at.map_or("", |at| self.source.line(at.line));
-        let source = if show == Show::Line { mask(line) } else { String::new() };
+        let source = match show {
+            Show::Line => at.map_or_else(String::new, |at| self.line(at.line)),
+            Show::Nothing => String::new(),
+        };
         let file = self.source.file.clone();
         self.errors.borrow_mut().push(ConfigError { file, at, path, problem, allowed, did_you_mean, source });
     }
@@ -236,9 +243,9 @@ impl<'a> Cursor<'a> {
 
     /// The entries of a mapping whose keys are names; a repeated key (reported already) counts once.
     pub(super) fn entries(&self) -> Option<Vec<(&'a str, Cursor<'a>)>> {
-        let entries = self.pairs()?;
-        let first = |index: usize| !entries[..index].iter().any(|(key, _)| key.text == entries[index].0.text);
-        Some((0..entries.len()).filter(|index| first(*index)).map(|index| self.entry(&entries[index])).collect())
+        let mut seen = HashSet::new();
+        let first = self.pairs()?.iter().filter(move |(key, _)| seen.insert(key.text.as_str()));
+        Some(first.map(|entry| self.entry(entry)).collect())
     }
 
     fn entry(&self, (key, node): &'a (Key, Node)) -> (&'a str, Cursor<'a>) {

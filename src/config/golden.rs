@@ -247,6 +247,50 @@ fn routes_take_from_default_what_they_do_not_say() {
 }
 
 #[test]
+fn amounts_follow_the_currency() {
+    let settings = settings_from(&format!("{MINIMAL}stripe: {{ currency: jpy }}\n"), &Env::empty()).unwrap();
+    let read = |monthly: &str| {
+        let text = format!("plans: {{ a: {{ monthly: {monthly}, overage: {{ api_units: 0.25 }} }} }}\n");
+        pricing_of(&Source { file: "pricing.yaml".into(), text }, &settings)
+    };
+    let plan = &read("500").unwrap().plans["a"];
+    assert_eq!((plan.monthly_minor, plan.currency_decimals), (500, 0));
+    assert_eq!(plan.overage[&MeterIndex(0)].to_string(), "0.25");
+    assert_eq!(read("500.5").unwrap_err()[0].allowed, "at most 0 decimal places for jpy");
+}
+
+#[test]
+fn line_breaks_and_marks_of_other_systems() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tollgate.yaml");
+    fs::write(&path, format!("\u{feff}# head\r\n{}workers: x\r\n", MINIMAL.replace('\n', "\r\n"))).unwrap();
+    let error = &load(&path, &Env::empty()).unwrap_err().errors[0];
+    assert_eq!(error.at, Some(Position { line: 3, column: 10, width: 1 }));
+    assert_eq!(error.source, "workers: x");
+}
+
+#[test]
+fn errors_are_told_to_programs_too() {
+    let errors = settings_from(&format!("{MINIMAL}wrkers: 1\n"), &Env::empty()).unwrap_err();
+    let json = serde_json::to_value(&errors).unwrap();
+    assert_eq!(json[0]["file"], "tollgate.yaml");
+    assert_eq!(json[0]["at"], serde_json::json!({ "line": 2, "column": 1, "width": 6 }));
+    assert_eq!(json[0]["path"], "wrkers");
+    assert_eq!(json[0]["did_you_mean"], "workers");
+}
+
+/// Guards the complexity, not the speed: a scan of the file per mistake took half a minute here.
+#[test]
+fn many_routes_and_many_mistakes_take_linear_time() {
+    let rule = |n: usize| format!("  - {{ match: \"GET /r{n}/{{x}}\", cost: x }}\n");
+    let text = format!("{PRICES}routes:\n{}", (0..10_000).map(rule).collect::<String>());
+    let before = std::time::Instant::now();
+    let errors = pricing_from(&text).unwrap_err().errors;
+    assert_eq!(errors.len(), 10_000);
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+}
+
+#[test]
 fn the_environment_overrides_the_file() {
     let env = Env::empty()
         .with("STRIPE_SECRET_KEY", "sk_test_env")

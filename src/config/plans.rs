@@ -199,19 +199,19 @@ fn features(fields: &Fields<'_>) -> BTreeMap<Arc<str>, Feature> {
 /// It is told to the upstream in a header.
 const FEATURE: Kind<Feature> = Kind {
     name: "a feature's value",
-    allowed: "true, false, a whole number, or a word of printable ASCII without , ; =",
+    allowed: "true, false, a whole number of at most 15 digits, or a text of at most 200 characters",
     parse: |scalar| match (scalar.style, scalar.text.as_str()) {
         (Style::Plain, "true") => Some(Feature::Flag(true)),
         (Style::Plain, "false") => Some(Feature::Flag(false)),
         (_, text) => match (UNITS.parse)(scalar) {
             Some(number) => Some(Feature::Number(number)),
-            None => is_word(text).then(|| Feature::Text(text.into())),
+            None => is_short(text).then(|| Feature::Text(text.into())),
         },
     },
 };
 
-fn is_word(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic() && !",;=\"".contains(c))
+fn is_short(text: &str) -> bool {
+    (1..=200).contains(&text.chars().count()) && !text.contains(char::is_control)
 }
 
 fn thresholds(fields: &Fields<'_>) -> Vec<u8> {

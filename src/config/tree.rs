@@ -5,6 +5,9 @@
 //! Here all mistakes are wanted at once and a price keeps the text it was written with. Anchors, aliases and tags are
 //! refused, so what is read is what is written and nothing can grow.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use serde_yaml::granit_parser::{self, Event, Parser, ScalarStyle};
 
 use super::error::Position;
@@ -249,10 +252,14 @@ pub(super) fn join(path: &str, key: &str) -> String {
 fn repeated_keys(node: &Node, path: &str, flaws: &mut Vec<Flaw>) {
     match &node.value {
         Value::Map(entries) => {
-            for (index, (key, value)) in entries.iter().enumerate() {
+            let mut first: HashMap<&str, &Key> = HashMap::new();
+            for (key, value) in entries {
                 let path = join(path, &key.text);
-                if let Some((first, _)) = entries[..index].iter().find(|(other, _)| other.text == key.text) {
-                    flaws.push(repeated(key, first, &path));
+                match first.entry(&key.text) {
+                    Entry::Occupied(first) => flaws.push(repeated(key, first.get(), &path)),
+                    Entry::Vacant(place) => {
+                        place.insert(key);
+                    }
                 }
                 repeated_keys(value, &path, flaws);
             }
