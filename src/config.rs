@@ -7,7 +7,7 @@
 //! | `server`, `store`, `stripe` | `tollgate.yaml` |
 //! | `prices`, `plans`, `routes`, `money` | `pricing.yaml` |
 //! | [`error`] | what a mistake looks like |
-//! | [`explain`], [`watch`] | what a request would cost; changed files |
+//! | [`mod@explain`], [`mod@watch`] | what a request would cost; changed files |
 
 use std::fs::File;
 use std::io::Read;

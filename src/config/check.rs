@@ -162,7 +162,8 @@ impl<'a> Cursor<'a> {
     /// The value as it is shown in a message: short, masked.
     pub(super) fn found(&self) -> String {
         match &self.node.value {
-            Value::Null => "nothing".to_owned(),
+            Value::Empty => "nothing".to_owned(),
+            Value::Null => "`null`".to_owned(),
             Value::Scalar(Scalar { text, style: Style::Plain }) => format!("`{}`", shorten(&mask(text))),
             Value::Scalar(Scalar { text, style: Style::Quoted }) => format!("`\"{}\"`", shorten(&mask(text))),
             Value::Seq(_) => "a list".to_owned(),
@@ -175,12 +176,18 @@ impl<'a> Cursor<'a> {
     pub(super) fn text(&self) -> String {
         match &self.node.value {
             Value::Scalar(scalar) => scalar.text.clone(),
-            Value::Null | Value::Seq(_) | Value::Map(_) | Value::Broken => String::new(),
+            Value::Empty | Value::Null | Value::Seq(_) | Value::Map(_) | Value::Broken => String::new(),
         }
     }
 
+    /// Whether `null` is written here; a forgotten value is not the same.
     pub(super) fn is_null(&self) -> bool {
         self.node.value == Value::Null
+    }
+
+    /// Whether nothing is written here, as where everything in a section is commented out.
+    fn is_empty(&self) -> bool {
+        self.node.value == Value::Empty
     }
 
     pub(super) fn is_map(&self) -> bool {
@@ -192,7 +199,7 @@ impl<'a> Cursor<'a> {
         let parsed = match &self.node.value {
             Value::Scalar(scalar) => (kind.parse)(scalar),
             Value::Broken => return None,
-            Value::Null | Value::Seq(_) | Value::Map(_) => None,
+            Value::Empty | Value::Null | Value::Seq(_) | Value::Map(_) => None,
         };
         if parsed.is_none() {
             self.wrong(format!("{} is not {}", self.found(), kind.name), kind.allowed);
@@ -230,7 +237,7 @@ impl<'a> Cursor<'a> {
         match &self.node.value {
             Value::Seq(items) => Some(items.iter().enumerate().map(|(index, item)| self.item(index, item)).collect()),
             Value::Broken => None,
-            Value::Null | Value::Scalar(_) | Value::Map(_) => {
+            Value::Empty | Value::Null | Value::Scalar(_) | Value::Map(_) => {
                 self.wrong(format!("{} is not a list", self.found()), "a list: [a, b]");
                 None
             }
@@ -257,21 +264,22 @@ impl<'a> Cursor<'a> {
         match &self.node.value {
             Value::Map(entries) => Some(entries),
             Value::Broken => None,
-            Value::Null | Value::Scalar(_) | Value::Seq(_) => {
+            Value::Empty | Value::Null | Value::Scalar(_) | Value::Seq(_) => {
                 self.wrong(format!("{} is not a mapping", self.found()), "a mapping: { key: value }");
                 None
             }
         }
     }
 
-    /// The fields of a mapping with fixed keys; others are mistakes. Nothing at all is a mapping without fields.
+    /// The fields of a mapping with fixed keys; others are mistakes. A section in which everything
+    /// is commented out has none.
     pub(super) fn fields(&self, keys: &[&str]) -> Fields<'a> {
         self.fields_but(keys, &[])
     }
 
     /// As [`Self::fields`]; the keys in `later` belong to a later version and are mistakes unless they are `null`.
     pub(super) fn fields_but(&self, keys: &[&str], later: &[&str]) -> Fields<'a> {
-        let entries = if self.is_null() { Vec::new() } else { self.entries().unwrap_or_default() };
+        let entries = if self.is_empty() { Vec::new() } else { self.entries().unwrap_or_default() };
         for (name, entry) in entries.iter().filter(|(name, _)| !keys.contains(name)) {
             match later.contains(name) {
                 true if entry.is_null() => {}
@@ -309,7 +317,7 @@ impl<'a> Fields<'a> {
     /// The value of `key`; it is a mistake if the key is missing.
     pub(super) fn required(&self, key: &str, allowed: &str) -> Option<&Cursor<'a>> {
         let found = self.get(key);
-        if found.is_none() && self.of.node.value != Value::Broken && (self.of.is_map() || self.of.is_null()) {
+        if found.is_none() && self.of.node.value != Value::Broken && (self.of.is_map() || self.of.is_empty()) {
             self.of.wrong_key(format!("`{key}` is missing"), allowed);
         }
         found

@@ -361,6 +361,9 @@ fn self_service_can_be_switched_off() {
     for off in ["self_service: null\n", "self_service: { prefix: null }\n"] {
         assert_eq!(settings_from(&format!("{MINIMAL}{off}"), &Env::empty()).unwrap().self_service, None, "{off}");
     }
+    // All of the section is commented out: that is the default, not "off".
+    let commented = settings_from(&format!("{MINIMAL}self_service:\n# prefix: /billing\n"), &Env::empty()).unwrap();
+    assert_eq!(commented.self_service.as_deref(), Some("/billing"));
 }
 
 /// Removes, doubles, swaps or inserts something at a place of `text`.

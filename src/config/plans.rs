@@ -123,7 +123,7 @@ fn by_meter<T>(section: &Cursor<'_>, meters: &Meters, kind: &Kind<T>) -> BTreeMa
 }
 
 fn units(fields: &Fields<'_>, meters: &Meters) -> BTreeMap<MeterIndex, u64> {
-    fields.given("included").map(|section| by_meter(section, meters, &UNITS)).unwrap_or_default()
+    fields.get("included").map(|section| by_meter(section, meters, &UNITS)).unwrap_or_default()
 }
 
 fn overage(fields: &Fields<'_>, meters: &Meters) -> BTreeMap<MeterIndex, UnitPrice> {
