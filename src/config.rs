@@ -7,7 +7,7 @@
 //! | `server`, `store`, `stripe` | `tollgate.yaml` |
 //! | `prices`, `plans`, `routes`, `money` | `pricing.yaml` |
 //! | [`error`] | what a mistake looks like |
-//! | [`explain`], [`watch`] | what a request would cost; changed files |
+//! | [`mod@explain`], [`mod@watch`] | what a request would cost; changed files |
 
 use std::fs::File;
 use std::io::Read;
@@ -68,7 +68,7 @@ pub struct Loaded {
 /// # Errors
 /// Every mistake in both files, and in the variables of `env` that override them.
 pub fn load(path: &Path, env: &Env) -> Result<Loaded, ConfigErrors> {
-    load_with_hash(path, env).1
+    attempt(path, env).result
 }
 
 /// Reads a pricing file alone, for a running node whose `settings` stay.
@@ -76,32 +76,58 @@ pub fn load(path: &Path, env: &Env) -> Result<Loaded, ConfigErrors> {
 /// # Errors
 /// Every mistake in the file.
 pub fn load_pricing(path: &Path, settings: &Settings) -> Result<Pricing, ConfigErrors> {
-    let source = read_source(path).map_err(ConfigErrors::single)?;
+    let source = read_source(path)?;
     pricing_of(&source, settings).map_err(|errors| ConfigErrors { errors })
 }
 
-/// As [`load`], with the hash of what was read also where it was wrong.
-fn load_with_hash(path: &Path, env: &Env) -> (String, Result<Loaded, ConfigErrors>) {
+/// One reading of both files.
+struct Attempt {
+    /// Of what was read, right or wrong.
+    sha256: String,
+    /// The pricing file that the settings name; `None` if the settings could not be read.
+    pricing_path: Option<PathBuf>,
+    result: Result<Loaded, ConfigErrors>,
+}
+
+fn attempt(path: &Path, env: &Env) -> Attempt {
     let source = match read_source(path) {
         Ok(source) => source,
-        Err(error) => return (fingerprint([Err(&error)]), Err(ConfigErrors::single(error))),
+        Err(unreadable) => {
+            return Attempt { sha256: fingerprint([Err(&unreadable)]), pricing_path: None, result: Err(unreadable) };
+        }
     };
-    let (settings, mut errors) = settings_of(&source, env);
+    let (settings, errors) = settings_of(&source, env);
     let prices = read_source(&settings.pricing);
     let sha256 = fingerprint([Ok(&source), prices.as_ref()]);
-    let pricing = prices.map_err(|error| vec![error]).and_then(|prices| pricing_of(&prices, &settings));
-    let pricing = pricing.map_err(|more| errors.extend(more)).ok();
-    let loaded = match pricing {
-        Some(pricing) if errors.is_empty() => Ok(Loaded {
+    Attempt {
+        pricing_path: Some(settings.pricing.clone()),
+        result: join(path, sha256.clone(), (settings, errors), prices),
+        sha256,
+    }
+}
+
+fn join(
+    path: &Path,
+    sha256: String,
+    (settings, mut errors): (Settings, Vec<ConfigError>),
+    prices: Result<Source, ConfigErrors>,
+) -> Result<Loaded, ConfigErrors> {
+    let pricing = match prices {
+        Ok(prices) => pricing_of(&prices, &settings),
+        // What is wrong may be the line that names the pricing file: one mistake, not two.
+        Err(_) if !errors.is_empty() => Err(Vec::new()),
+        Err(unreadable) => Err(unreadable.errors),
+    };
+    match pricing.map_err(|more| errors.extend(more)) {
+        Ok(pricing) if errors.is_empty() => Ok(Loaded {
             pricing_path: settings.pricing.clone(),
             settings_path: path.to_owned(),
-            sha256: sha256.clone(),
             settings,
             pricing,
+            sha256,
         }),
-        Some(_) | None => Err(ConfigErrors { errors }),
-    };
-    (sha256, loaded)
+        Ok(_) | Err(()) => Err(ConfigErrors { errors }),
+    }
 }
 
 fn settings_of(source: &Source, env: &Env) -> (Settings, Vec<ConfigError>) {
@@ -123,8 +149,8 @@ fn pricing_of(source: &Source, settings: &Settings) -> Result<Pricing, Vec<Confi
 /// Largest configuration file, bytes: some 100 000 routes.
 const LARGEST: usize = 16 << 20;
 
-fn read_source(path: &Path) -> Result<Source, ConfigError> {
-    let text = read_text(path, LARGEST).map_err(|problem| ConfigError {
+fn read_source(path: &Path) -> Result<Source, ConfigErrors> {
+    let unreadable = |problem| ConfigError {
         file: path.to_owned(),
         at: None,
         path: String::new(),
@@ -132,7 +158,10 @@ fn read_source(path: &Path) -> Result<Source, ConfigError> {
         allowed: "a YAML file in UTF-8 that this user may read".to_owned(),
         did_you_mean: None,
         source: String::new(),
-    })?;
+    };
+    let text = read_text(path, LARGEST).map_err(|problem| ConfigErrors::single(unreadable(problem)))?;
+    // Every line break YAML knows as one, so that its line numbers and ours agree.
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
     Ok(Source { file: path.to_owned(), text })
 }
 
@@ -150,12 +179,12 @@ fn read_text(path: &Path, most: usize) -> Result<String, String> {
 }
 
 /// SHA-256 over the lengths and contents (of a file that cannot be read: the reason), hexadecimal.
-fn fingerprint<'a>(sources: impl IntoIterator<Item = Result<&'a Source, &'a ConfigError>>) -> String {
+fn fingerprint<'a>(sources: impl IntoIterator<Item = Result<&'a Source, &'a ConfigErrors>>) -> String {
     let mut hash = Sha256::new();
     for source in sources {
-        let text = source.map_or_else(|error| error.problem.as_str(), |source| source.text.as_str());
+        let text = source.map_or_else(ToString::to_string, |source| source.text.clone());
         hash.update(text.len().to_le_bytes());
-        hash.update(text);
+        hash.update(&text);
     }
     hex::encode(hash.finalize())
 }

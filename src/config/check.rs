@@ -4,12 +4,13 @@
 //! go on with a default: the result is thrown away as soon as there is one mistake.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Position, mask};
 use super::scalar::Kind;
 use super::suggest;
-use super::tree::{self, Key, Node, Value};
+use super::tree::{self, Key, Node, Scalar, Style, Value};
 
 /// A file's text under the name the user knows it by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,16 +24,12 @@ impl Source {
     pub(super) fn directory(&self) -> &Path {
         self.file.parent().unwrap_or(Path::new(""))
     }
-
-    fn line(&self, number: usize) -> &str {
-        let text = self.text.strip_prefix('\u{feff}').unwrap_or(&self.text);
-        text.lines().nth(number - 1).unwrap_or("")
-    }
 }
 
 /// Collects the mistakes of one file.
 pub(super) struct Checker<'a> {
     pub(super) source: &'a Source,
+    lines: Vec<&'a str>,
     errors: RefCell<Vec<ConfigError>>,
 }
 
@@ -46,7 +43,15 @@ enum Show {
 
 impl<'a> Checker<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
-        Self { source, errors: RefCell::default() }
+        let text = source.text.strip_prefix('\u{feff}').unwrap_or(&source.text);
+        Self { source, lines: text.lines().collect(), errors: RefCell::default() }
+    }
+
+    /// A line as it may be shown: masked; nothing of a line that is too long to be read.
+    fn line(&self, number: usize) -> String {
+        const LONGEST: usize = 4096;
+        let line = number.checked_sub(1).and_then(|index| self.lines.get(index));
+        line.filter(|line| line.len() <= LONGEST).map(|line| mask(line)).unwrap_or_default()
     }
 
     /// Reads the text; what is wrong with the YAML itself is noted.
@@ -91,8 +96,10 @@ impl<'a> Checker<'a> {
         did_you_mean: Option<String>,
         show: Show,
     ) {
-        let line = at.map_or("", |at| self.source.line(at.line));
-        let source = if show == Show::Line { mask(line) } else { String::new() };
+        let source = match show {
+            Show::Line => at.map_or_else(String::new, |at| self.line(at.line)),
+            Show::Nothing => String::new(),
+        };
         let file = self.source.file.clone();
         self.errors.borrow_mut().push(ConfigError { file, at, path, problem, allowed, did_you_mean, source });
     }
@@ -144,7 +151,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The key belongs to something this version does not do; saying nothing would look as if it did.
-    pub(super) fn unsupported(&self, key: &str) {
+    fn unsupported(&self, key: &str) {
         self.wrong_key(format!("`{key}` is not supported in this version"), format!("leave `{key}` out"));
     }
 
@@ -155,8 +162,10 @@ impl<'a> Cursor<'a> {
     /// The value as it is shown in a message: short, masked.
     pub(super) fn found(&self) -> String {
         match &self.node.value {
-            Value::Null => "nothing".to_owned(),
-            Value::Scalar(scalar) => format!("`{}`", shorten(&mask(&scalar.text))),
+            Value::Empty => "nothing".to_owned(),
+            Value::Null => "`null`".to_owned(),
+            Value::Scalar(Scalar { text, style: Style::Plain }) => format!("`{}`", shorten(&mask(text))),
+            Value::Scalar(Scalar { text, style: Style::Quoted }) => format!("`\"{}\"`", shorten(&mask(text))),
             Value::Seq(_) => "a list".to_owned(),
             Value::Map(_) => "a mapping".to_owned(),
             Value::Broken => "something unreadable".to_owned(),
@@ -167,12 +176,18 @@ impl<'a> Cursor<'a> {
     pub(super) fn text(&self) -> String {
         match &self.node.value {
             Value::Scalar(scalar) => scalar.text.clone(),
-            Value::Null | Value::Seq(_) | Value::Map(_) | Value::Broken => String::new(),
+            Value::Empty | Value::Null | Value::Seq(_) | Value::Map(_) | Value::Broken => String::new(),
         }
     }
 
+    /// Whether `null` is written here; a forgotten value is not the same.
     pub(super) fn is_null(&self) -> bool {
         self.node.value == Value::Null
+    }
+
+    /// Whether nothing is written here, as where everything in a section is commented out.
+    fn is_empty(&self) -> bool {
+        self.node.value == Value::Empty
     }
 
     pub(super) fn is_map(&self) -> bool {
@@ -184,7 +199,7 @@ impl<'a> Cursor<'a> {
         let parsed = match &self.node.value {
             Value::Scalar(scalar) => (kind.parse)(scalar),
             Value::Broken => return None,
-            Value::Null | Value::Seq(_) | Value::Map(_) => None,
+            Value::Empty | Value::Null | Value::Seq(_) | Value::Map(_) => None,
         };
         if parsed.is_none() {
             self.wrong(format!("{} is not {}", self.found(), kind.name), kind.allowed);
@@ -196,7 +211,7 @@ impl<'a> Cursor<'a> {
     pub(super) fn read_if<T>(&self, kind: &Kind<T>, bounds: &str, within: impl Fn(&T) -> bool) -> Option<T> {
         let value = self.read(kind)?;
         if !within(&value) {
-            self.wrong(format!("{} is out of range", self.found()), bounds);
+            self.wrong(format!("{} is not allowed here", self.found()), bounds);
             return None;
         }
         Some(value)
@@ -222,7 +237,7 @@ impl<'a> Cursor<'a> {
         match &self.node.value {
             Value::Seq(items) => Some(items.iter().enumerate().map(|(index, item)| self.item(index, item)).collect()),
             Value::Broken => None,
-            Value::Null | Value::Scalar(_) | Value::Map(_) => {
+            Value::Empty | Value::Null | Value::Scalar(_) | Value::Map(_) => {
                 self.wrong(format!("{} is not a list", self.found()), "a list: [a, b]");
                 None
             }
@@ -235,9 +250,9 @@ impl<'a> Cursor<'a> {
 
     /// The entries of a mapping whose keys are names; a repeated key (reported already) counts once.
     pub(super) fn entries(&self) -> Option<Vec<(&'a str, Cursor<'a>)>> {
-        let entries = self.pairs()?;
-        let first = |index: usize| !entries[..index].iter().any(|(key, _)| key.text == entries[index].0.text);
-        Some((0..entries.len()).filter(|index| first(*index)).map(|index| self.entry(&entries[index])).collect())
+        let mut seen = HashSet::new();
+        let first = self.pairs()?.iter().filter(move |(key, _)| seen.insert(key.text.as_str()));
+        Some(first.map(|entry| self.entry(entry)).collect())
     }
 
     fn entry(&self, (key, node): &'a (Key, Node)) -> (&'a str, Cursor<'a>) {
@@ -249,18 +264,28 @@ impl<'a> Cursor<'a> {
         match &self.node.value {
             Value::Map(entries) => Some(entries),
             Value::Broken => None,
-            Value::Null | Value::Scalar(_) | Value::Seq(_) => {
+            Value::Empty | Value::Null | Value::Scalar(_) | Value::Seq(_) => {
                 self.wrong(format!("{} is not a mapping", self.found()), "a mapping: { key: value }");
                 None
             }
         }
     }
 
-    /// The fields of a mapping with fixed keys; others are mistakes. Nothing at all is a mapping without fields.
+    /// The fields of a mapping with fixed keys; others are mistakes. A section in which everything
+    /// is commented out has none.
     pub(super) fn fields(&self, keys: &[&str]) -> Fields<'a> {
-        let entries = if self.is_null() { Vec::new() } else { self.entries().unwrap_or_default() };
+        self.fields_but(keys, &[])
+    }
+
+    /// As [`Self::fields`]; the keys in `later` belong to a later version and are mistakes unless they are `null`.
+    pub(super) fn fields_but(&self, keys: &[&str], later: &[&str]) -> Fields<'a> {
+        let entries = if self.is_empty() { Vec::new() } else { self.entries().unwrap_or_default() };
         for (name, entry) in entries.iter().filter(|(name, _)| !keys.contains(name)) {
-            entry.unknown_key(name, "a key here", keys.iter().copied());
+            match later.contains(name) {
+                true if entry.is_null() => {}
+                true => entry.unsupported(name),
+                false => entry.unknown_key(name, "a key here", keys.iter().copied()),
+            }
         }
         Fields { of: self.clone(), entries }
     }
@@ -292,7 +317,7 @@ impl<'a> Fields<'a> {
     /// The value of `key`; it is a mistake if the key is missing.
     pub(super) fn required(&self, key: &str, allowed: &str) -> Option<&Cursor<'a>> {
         let found = self.get(key);
-        if found.is_none() && self.of.node.value != Value::Broken && (self.of.is_map() || self.of.is_null()) {
+        if found.is_none() && self.of.node.value != Value::Broken && (self.of.is_map() || self.of.is_empty()) {
             self.of.wrong_key(format!("`{key}` is missing"), allowed);
         }
         found
@@ -300,8 +325,13 @@ impl<'a> Fields<'a> {
 
     /// A mapping below `key`; without fields if it is missing or empty.
     pub(super) fn section(&self, key: &str, keys: &[&str]) -> Fields<'a> {
+        self.section_but(key, keys, &[])
+    }
+
+    /// As [`Self::section`], with keys of a later version as in [`Cursor::fields_but`].
+    pub(super) fn section_but(&self, key: &str, keys: &[&str], later: &[&str]) -> Fields<'a> {
         match self.get(key) {
-            Some(cursor) => cursor.fields(keys),
+            Some(cursor) => cursor.fields_but(keys, later),
             None => Fields { of: self.of.clone(), entries: Vec::new() },
         }
     }
@@ -326,14 +356,5 @@ impl<'a> Fields<'a> {
     /// The value of `key`; `None` if it is missing or `null`.
     pub(super) fn optional<T>(&self, key: &str, kind: &Kind<T>) -> Option<T> {
         self.given(key).and_then(|cursor| cursor.read(kind))
-    }
-
-    /// These keys belong to a later version; they are mistakes unless they are `null`.
-    pub(super) fn refuse(&self, keys: &[&str]) {
-        for key in keys {
-            if let Some(cursor) = self.given(key) {
-                cursor.unsupported(key);
-            }
-        }
     }
 }

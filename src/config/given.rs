@@ -15,12 +15,20 @@ pub(super) enum Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    /// The variable `name` if it is set, else what the file says under `key`, if anything.
+    /// The variable `name` if it is set, else what the file says under `key`, if anything; `null` is something.
     pub(super) fn find(fields: &Fields<'a>, key: &str, env: &Env, name: &'static str) -> Option<Self> {
         if let Some(value) = env.get(name) {
             return Some(Self::Variable { name, value: value.to_owned(), file: fields.of.clone() });
         }
-        fields.given(key).cloned().map(Self::File)
+        fields.get(key).cloned().map(Self::File)
+    }
+
+    /// Unless the file says `null`, where that means "none".
+    pub(super) fn unless_null(self) -> Option<Self> {
+        match &self {
+            Self::File(cursor) if cursor.is_null() => None,
+            Self::File(_) | Self::Variable { .. } => Some(self),
+        }
     }
 
     /// The value's text.
@@ -28,6 +36,14 @@ impl<'a> Given<'a> {
         match self {
             Self::File(cursor) => cursor.text(),
             Self::Variable { value, .. } => value.clone(),
+        }
+    }
+
+    /// The value as it is shown in a message.
+    pub(super) fn found(&self) -> String {
+        match self {
+            Self::File(cursor) => cursor.found(),
+            Self::Variable { .. } => "the value".to_owned(),
         }
     }
 

@@ -12,7 +12,7 @@ use super::scalar::{BASE, DURATION, FLAG, Kind, NAME, SHA256};
 use super::settings::{AdminToken, Role, Secret, Stripe, StripeMode};
 
 /// The version whose shapes the client was written and judged against.
-const API_VERSION: &str = "2026-08-26.dahlia";
+const API_VERSION: &str = "2026-09-30.endive";
 
 const KEYS: &[&str] =
     &["mode", "secret_key", "webhook_secrets", "api_base", "api_version", "flush", "currency", "automatic_tax"];
@@ -78,7 +78,7 @@ fn is_real(mode: StripeMode) -> bool {
 }
 
 fn api_base(fields: &Fields<'_>, env: &Env, mode: StripeMode) -> Option<Uri> {
-    let given = Given::find(fields, "api_base", env, "STRIPE_API_BASE")?;
+    let given = Given::find(fields, "api_base", env, "STRIPE_API_BASE").and_then(Given::unless_null)?;
     let base = given.read(&BASE)?;
     if mode == StripeMode::Live && base.scheme_str() != Some("https") {
         given.wrong("in mode live the secret key would cross the network in clear text", "https://…");
@@ -88,7 +88,8 @@ fn api_base(fields: &Fields<'_>, env: &Env, mode: StripeMode) -> Option<Uri> {
 
 /// In `off` and `sandbox` a variable that is not set is no mistake: the same file then serves test and live.
 fn secret_key(fields: &Fields<'_>, env: &Env, mode: StripeMode) -> Option<Secret> {
-    let Some(given) = Given::find(fields, "secret_key", env, "STRIPE_SECRET_KEY") else {
+    let given = Given::find(fields, "secret_key", env, "STRIPE_SECRET_KEY").and_then(Given::unless_null);
+    let Some(given) = given else {
         if is_real(mode) {
             let allowed = "secret_key: { env: STRIPE_SECRET_KEY } with the variable set, or { file: PATH }";
             fields.of.wrong_key("`secret_key` is missing; modes test and live need it", allowed);

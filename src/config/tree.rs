@@ -5,6 +5,9 @@
 //! Here all mistakes are wanted at once and a price keeps the text it was written with. Anchors, aliases and tags are
 //! refused, so what is read is what is written and nothing can grow.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use serde_yaml::granit_parser::{self, Event, Parser, ScalarStyle};
 
 use super::error::Position;
@@ -19,7 +22,9 @@ pub(super) struct Node {
 /// What a node holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
-    /// Nothing, `~` or `null`.
+    /// Nothing is written: forgotten, or all of it is a comment.
+    Empty,
+    /// `null` or `~`: meant.
     Null,
     /// Everything written as one word or text; what it means is decided by who reads it.
     Scalar(Scalar),
@@ -65,7 +70,7 @@ pub(super) struct Flaw {
 /// Deepest nesting; the configuration needs seven levels. It bounds the recursion here.
 const DEPTH: usize = 32;
 
-/// Reads one document; an empty text is [`Value::Null`]. After a syntax error the tree is [`Value::Broken`].
+/// Reads one document; an empty text is [`Value::Empty`]. After a syntax error the tree is [`Value::Broken`].
 pub(super) fn parse(text: &str) -> (Node, Vec<Flaw>) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let options = granit_parser::options! {
@@ -95,9 +100,10 @@ struct Stop(Option<Flaw>);
 
 type Span = granit_parser::Span;
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the parser's events may grow; here only nodes have a meaning")]
 impl<'t> Builder<'t> {
     fn document(&mut self) -> Result<Node, Stop> {
-        let mut root = Node { at: START, value: Value::Null };
+        let mut root = Node { at: START, value: Value::Empty };
         let mut documents = 0;
         loop {
             let (event, span) = self.next()?;
@@ -130,6 +136,8 @@ impl<'t> Builder<'t> {
         self.refuse_properties(&event, span, path);
         let at = position(span);
         let value = match event {
+            // The parser fills in `~` where nothing is written; only the place tells.
+            Event::Scalar(_, ScalarStyle::Plain, ..) if span.is_empty() => Value::Empty,
             Event::Scalar(text, style, ..) => scalar(text.into_owned(), style),
             Event::SequenceStart(..) => self.sequence(path)?,
             Event::MappingStart(..) => self.mapping(path)?,
@@ -174,7 +182,7 @@ impl<'t> Builder<'t> {
         match node.value {
             Value::Scalar(Scalar { text, .. }) => Ok(Some(Key { at: node.at, text })),
             Value::Broken => Ok(None),
-            Value::Null | Value::Seq(_) | Value::Map(_) => {
+            Value::Empty | Value::Null | Value::Seq(_) | Value::Map(_) => {
                 self.flaw(span, path, "this key is not a word", "a word as key");
                 Ok(None)
             }
@@ -217,7 +225,7 @@ fn is_content(event: &Event<'_>) -> bool {
 fn scalar(text: String, style: ScalarStyle) -> Value {
     let style = if style == ScalarStyle::Plain { Style::Plain } else { Style::Quoted };
     match (style, text.as_str()) {
-        (Style::Plain, "" | "~" | "null" | "Null" | "NULL") => Value::Null,
+        (Style::Plain, "~" | "null" | "Null" | "NULL") => Value::Null,
         (Style::Plain | Style::Quoted, _) => Value::Scalar(Scalar { text, style }),
     }
 }
@@ -248,10 +256,14 @@ pub(super) fn join(path: &str, key: &str) -> String {
 fn repeated_keys(node: &Node, path: &str, flaws: &mut Vec<Flaw>) {
     match &node.value {
         Value::Map(entries) => {
-            for (index, (key, value)) in entries.iter().enumerate() {
+            let mut first: HashMap<&str, &Key> = HashMap::new();
+            for (key, value) in entries {
                 let path = join(path, &key.text);
-                if let Some((first, _)) = entries[..index].iter().find(|(other, _)| other.text == key.text) {
-                    flaws.push(repeated(key, first, &path));
+                match first.entry(&key.text) {
+                    Entry::Occupied(first) => flaws.push(repeated(key, first.get(), &path)),
+                    Entry::Vacant(place) => {
+                        place.insert(key);
+                    }
                 }
                 repeated_keys(value, &path, flaws);
             }
@@ -261,7 +273,7 @@ fn repeated_keys(node: &Node, path: &str, flaws: &mut Vec<Flaw>) {
                 repeated_keys(item, &format!("{path}[{index}]"), flaws);
             }
         }
-        Value::Null | Value::Scalar(_) | Value::Broken => {}
+        Value::Empty | Value::Null | Value::Scalar(_) | Value::Broken => {}
     }
 }
 
@@ -283,7 +295,9 @@ mod tests {
     fn entries(node: &Node) -> &[(Key, Node)] {
         match &node.value {
             Value::Map(entries) => entries,
-            other => panic!("not a mapping: {other:?}"),
+            Value::Empty | Value::Null | Value::Scalar(_) | Value::Seq(_) | Value::Broken => {
+                panic!("not a mapping: {node:?}")
+            }
         }
     }
 
@@ -298,6 +312,16 @@ mod tests {
         assert_eq!(items[0].value, Value::Scalar(Scalar { text: "0.030".into(), style: Style::Plain }));
         assert_eq!(items[1].value, Value::Scalar(Scalar { text: "1".into(), style: Style::Quoted }));
         assert_eq!(items[2].value, Value::Null);
+    }
+
+    #[test]
+    fn forgotten_is_not_null() {
+        let (root, _) = parse("a:\nb: null\nc: ~\nd: ''\ne: { f: , g: }\nh: # comment\n");
+        let values: Vec<&Value> = entries(&root).iter().map(|(_, node)| &node.value).collect();
+        assert_eq!(values[..3], [&Value::Empty, &Value::Null, &Value::Null]);
+        assert_eq!(values[3], &Value::Scalar(Scalar { text: String::new(), style: Style::Quoted }));
+        assert!(entries(&entries(&root)[4].1).iter().all(|(_, node)| node.value == Value::Empty));
+        assert_eq!(values[5], &Value::Empty);
     }
 
     #[test]

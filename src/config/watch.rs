@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::{ConfigErrors, Env, Loaded, fingerprint, load_with_hash, read_source};
+use super::{ConfigErrors, Env, Loaded, attempt, fingerprint, read_source};
 
 /// A changed configuration. On `Err` the receiver keeps what it has: a bad file is refused whole.
 pub type Change = Result<Loaded, ConfigErrors>;
@@ -29,7 +29,7 @@ pub struct Watch {
     settings_path: PathBuf,
     pricing_path: PathBuf,
     env: Env,
-    /// Content that was handed on last.
+    /// Hash of the content that was handed on last.
     known: String,
     /// Set by an event.
     touched: Arc<Notify>,
@@ -49,17 +49,18 @@ impl Watch {
             events: events(Arc::clone(&touched)),
             touched,
         };
-        watch.follow();
+        watch.follow(None);
         watch
     }
 
     /// Hands each change on, at most 1 s after the file was written, until the receiver is gone. A full queue waits:
     /// what is sent then is what the files said when they were read, and later changes follow.
     pub async fn run(mut self, changes: mpsc::Sender<Change>) {
-        while !changes.is_closed() {
-            // Both outcomes mean the same: look.
-            if timeout(POLL, self.touched.notified()).await.is_err() && self.is_known() {
-                continue;
+        loop {
+            tokio::select! {
+                () = changes.closed() => return,
+                () = self.touched.notified() => {}
+                () = sleep(POLL) => {}
             }
             if let Some(change) = self.settled().await
                 && changes.send(change).await.is_err()
@@ -72,35 +73,20 @@ impl Watch {
     /// What the files say once they lie still, if that is new.
     async fn settled(&mut self) -> Option<Change> {
         let mut before = self.current();
-        loop {
-            if before == self.known {
-                return None;
-            }
+        while before != self.known {
             sleep(STILL).await;
+            // Compared on both sides of the reading: what was read is what lay still.
+            let same = self.current() == before;
+            let attempt = attempt(&self.settings_path, &self.env);
             let now = self.current();
-            if now == before {
-                break;
+            if same && now == before {
+                self.follow(attempt.pricing_path);
+                self.known = attempt.sha256;
+                return Some(attempt.result);
             }
             before = now;
         }
-        let (sha256, change) = load_with_hash(&self.settings_path, &self.env);
-        self.adopt(sha256, &change);
-        Some(change)
-    }
-
-    fn adopt(&mut self, sha256: String, change: &Change) {
-        self.known = sha256;
-        if let Ok(loaded) = change {
-            self.pricing_path.clone_from(&loaded.pricing_path);
-            self.follow();
-        }
-        // A bad settings file may name another pricing file; its content then differs from what `current` compares.
-        // Take the comparison's own view, so that one content is reported once.
-        self.known = if change.is_ok() { std::mem::take(&mut self.known) } else { self.current() };
-    }
-
-    fn is_known(&self) -> bool {
-        self.current() == self.known
+        None
     }
 
     /// The files' content now. Two small local files: not worth a thread.
@@ -112,14 +98,20 @@ impl Watch {
         }
     }
 
-    /// Watches the directories: editors and Kubernetes replace files, and a watch on the old file would go deaf.
-    fn follow(&mut self) {
+    /// Compares this pricing file from now on, also a wrong one: putting it right is a change, too.
+    fn follow(&mut self, pricing_path: Option<PathBuf>) {
+        self.pricing_path = pricing_path.unwrap_or_else(|| self.pricing_path.clone());
+        for path in [self.settings_path.clone(), self.pricing_path.clone()] {
+            self.watch_directory(&path);
+        }
+    }
+
+    /// The directory, not the file: editors and Kubernetes replace files, and a watch on the old one would go deaf.
+    fn watch_directory(&mut self, path: &Path) {
         let Some(events) = &mut self.events else { return };
-        for path in [&self.settings_path, &self.pricing_path] {
-            let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
-            if let Err(error) = events.watch(directory, RecursiveMode::NonRecursive) {
-                tracing::warn!(directory = %directory.display(), %error, "no events for this directory; polling only");
-            }
+        let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+        if let Err(error) = events.watch(directory, RecursiveMode::NonRecursive) {
+            tracing::warn!(directory = %directory.display(), %error, "no events for this directory; polling only");
         }
     }
 }
@@ -138,7 +130,8 @@ fn events(touched: Arc<Notify>) -> Option<RecommendedWatcher> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::time::Instant;
+
+    use tokio::time::{Instant, timeout};
 
     use super::*;
     use crate::config::load;
@@ -163,7 +156,9 @@ mod tests {
         fn watch(directory: tempfile::TempDir) -> Self {
             let loaded = load(&directory.path().join("tollgate.yaml"), &Env::empty()).unwrap();
             let (sender, changes) = mpsc::channel(1);
-            let task = tokio::spawn(Watch::new(&loaded, Env::empty()).run(sender));
+            // Polling only: events come in real time, the rest here runs in paused time.
+            let watch = Watch { events: None, ..Watch::new(&loaded, Env::empty()) };
+            let task = tokio::spawn(watch.run(sender));
             Self { directory, changes, task }
         }
 
@@ -192,13 +187,14 @@ mod tests {
         plan.included[&crate::pricing::MeterIndex(0)]
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_change_is_handed_on_and_a_bad_one_once() {
         let mut setup = Setup::start();
         setup.write("pricing.yaml", &PRICING.replace("100", "200"));
         let before = Instant::now();
         assert_eq!(included(&setup.next().await), 200);
         assert!(before.elapsed() >= STILL, "not before the file lay still");
+        assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
 
         setup.write("pricing.yaml", &PRICING.replace("100", "many"));
         let errors = setup.next().await.unwrap_err();
@@ -210,22 +206,43 @@ mod tests {
         setup.end().await;
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_bad_settings_file_is_reported_once_and_recovers() {
         let mut setup = Setup::start();
         setup.write("tollgate.yaml", &format!("{SETTINGS}pricing: elsewhere.yaml\n"));
         assert!(setup.next().await.is_err());
         setup.quiet().await;
         setup.write("elsewhere.yaml", &PRICING.replace("100", "7"));
-        setup.write("tollgate.yaml", &format!("{SETTINGS}pricing: elsewhere.yaml # there now\n"));
         assert_eq!(included(&setup.next().await), 7);
         setup.write("elsewhere.yaml", &PRICING.replace("100", "8"));
         assert_eq!(included(&setup.next().await), 8);
         setup.end().await;
     }
 
-    #[cfg(unix)]
+    #[tokio::test(start_paused = true)]
+    async fn a_file_in_the_middle_of_being_written_is_waited_for() {
+        let mut setup = Setup::start();
+        setup.write("pricing.yaml", "plans: { free: { monthly: 0 } }\n");
+        sleep(POLL + STILL / 2).await;
+        setup.write("pricing.yaml", &PRICING.replace("100", "200"));
+        assert_eq!(included(&setup.next().await), 200, "the half of the file was never taken");
+        setup.end().await;
+    }
+
+    /// Real time: the event has to come from the operating system.
     #[tokio::test]
+    async fn an_event_wakes_at_once() {
+        let setup = Setup::start();
+        let loaded = load(&setup.directory.path().join("tollgate.yaml"), &Env::empty()).unwrap();
+        let watch = Watch::new(&loaded, Env::empty());
+        assert!(timeout(STILL, watch.touched.notified()).await.is_err(), "reading is no event");
+        setup.write("pricing.yaml", &PRICING.replace("100", "200"));
+        timeout(Duration::from_secs(10), watch.touched.notified()).await.expect("an event");
+        setup.end().await;
+    }
+
+    #[cfg(unix)]
+    #[tokio::test(start_paused = true)]
     async fn a_swapped_kubernetes_link_is_seen() {
         use std::os::unix::fs::symlink;
         let directory = tempfile::tempdir().unwrap();
