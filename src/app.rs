@@ -95,7 +95,6 @@ pub fn start(loaded: Loaded, options: Options) -> anyhow::Result<Running> {
     let settings = loaded.settings.clone();
     let readiness = Readiness::new();
     let taking_traffic = readiness.condition("workers");
-    let (proxy, listeners) = crate::listen::bind(settings.proxy, settings.workers)?;
     let drain = Drain::default();
     let background = tokio_util::task::TaskTracker::new();
     let (core, queue) = control.block_on(build(loaded, &options, control.handle()))?;
@@ -109,6 +108,7 @@ pub fn start(loaded: Loaded, options: Options) -> anyhow::Result<Running> {
         background.spawn(control::serve(admin, state, drain.stop.clone()));
         housekeeping::spawn(&background, &core, &drain, metrics);
     }
+    let (proxy, listeners) = crate::listen::bind(settings.proxy, settings.workers)?;
     let workers = Workers::start(listeners, &core, &settings, &drain, &control)?;
     taking_traffic.met();
     tracing::info!(%proxy, admin = %admin_address, workers = settings.workers, "taking traffic");
