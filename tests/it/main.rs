@@ -1,1 +1,5 @@
+//! Integration tests, one binary.
 
+mod flush_seal;
+mod ledger_contract;
+mod random;
