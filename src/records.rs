@@ -21,11 +21,14 @@ mod db;
 mod flush;
 mod history;
 mod keys;
+#[cfg(test)]
+mod kit;
 mod migrate;
 mod nodes;
 mod reports;
 mod rows;
 mod seal;
+mod settle;
 mod tenants;
 
 /// The database. Cheap to clone.

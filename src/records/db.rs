@@ -151,3 +151,70 @@ fn creating(url: &str) -> Result<String, RecordsError> {
     let mode = if query.contains("mode=") { query.to_owned() } else { format!("mode=rwc&{query}") };
     Ok(format!("sqlite://{file}?{}", mode.trim_end_matches('&')))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::kit;
+    use super::super::rows::Columns;
+    use super::*;
+
+    const NOTE: &str = "INSERT INTO config_version (sha256, at) VALUES ($1, 0)";
+    const COUNT: &str = "SELECT COUNT(*) AS n FROM config_version";
+
+    async fn count(records: &super::super::Records) -> i64 {
+        sqlx::query(COUNT).fetch_one(records.db().read()).await.unwrap().col("n").unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_dropped_never_was() {
+        let (_folder, records) = kit::records().await;
+        for durability in [Durability::PowerCut, Durability::Process] {
+            let mut write = records.db().write(durability).await.unwrap();
+            sqlx::query(NOTE).bind("x").execute(write.on()).await.unwrap();
+            drop(write);
+            assert_eq!(count(&records).await, 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn writers_of_both_kinds_wait_for_each_other() {
+        let (_folder, records) = kit::records().await;
+        let writers = (0..40).map(|n| {
+            let records = records.clone();
+            let durability = if n % 2 == 0 { Durability::PowerCut } else { Durability::Process };
+            async move {
+                let mut write = records.db().write(durability).await?;
+                sqlx::query(NOTE).bind(n.to_string()).execute(write.on()).await?;
+                write.commit().await
+            }
+        });
+        for done in futures_util::future::join_all(writers).await {
+            done.unwrap();
+        }
+        assert_eq!(count(&records).await, 40);
+    }
+
+    #[tokio::test]
+    async fn settings_hold_on_every_connection() {
+        let (_folder, records) = kit::records().await;
+        let synchronous = async |durability| {
+            let mut write = records.db().write(durability).await.unwrap();
+            let row = sqlx::query("PRAGMA synchronous").fetch_one(write.on()).await.unwrap();
+            row.col::<i64>("synchronous").unwrap()
+        };
+        assert_eq!(synchronous(Durability::PowerCut).await, 2);
+        assert_eq!(synchronous(Durability::Process).await, 1);
+        let row = sqlx::query("PRAGMA journal_mode").fetch_one(records.db().read()).await.unwrap();
+        assert_eq!(row.col::<String>("journal_mode").unwrap(), "wal");
+        let refused = sqlx::query(NOTE).bind("x").execute(records.db().read()).await;
+        assert!(refused.is_err(), "readers do not write");
+    }
+
+    #[tokio::test]
+    async fn closed_records_are_unavailable() {
+        let (_folder, records) = kit::records().await;
+        records.close().await;
+        assert!(matches!(records.tenant("x").await, Err(RecordsError::Unavailable(_))));
+        assert!(matches!(records.db().write(Durability::PowerCut).await, Err(RecordsError::Unavailable(_))));
+    }
+}
