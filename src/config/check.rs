@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::error::{ConfigError, Position, mask};
 use super::scalar::Kind;
 use super::suggest;
-use super::tree::{self, Key, Node, Value};
+use super::tree::{self, Key, Node, Scalar, Style, Value};
 
 /// A file's text under the name the user knows it by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +144,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The key belongs to something this version does not do; saying nothing would look as if it did.
-    pub(super) fn unsupported(&self, key: &str) {
+    fn unsupported(&self, key: &str) {
         self.wrong_key(format!("`{key}` is not supported in this version"), format!("leave `{key}` out"));
     }
 
@@ -156,7 +156,8 @@ impl<'a> Cursor<'a> {
     pub(super) fn found(&self) -> String {
         match &self.node.value {
             Value::Null => "nothing".to_owned(),
-            Value::Scalar(scalar) => format!("`{}`", shorten(&mask(&scalar.text))),
+            Value::Scalar(Scalar { text, style: Style::Plain }) => format!("`{}`", shorten(&mask(text))),
+            Value::Scalar(Scalar { text, style: Style::Quoted }) => format!("`\"{}\"`", shorten(&mask(text))),
             Value::Seq(_) => "a list".to_owned(),
             Value::Map(_) => "a mapping".to_owned(),
             Value::Broken => "something unreadable".to_owned(),
@@ -196,7 +197,7 @@ impl<'a> Cursor<'a> {
     pub(super) fn read_if<T>(&self, kind: &Kind<T>, bounds: &str, within: impl Fn(&T) -> bool) -> Option<T> {
         let value = self.read(kind)?;
         if !within(&value) {
-            self.wrong(format!("{} is out of range", self.found()), bounds);
+            self.wrong(format!("{} is not allowed here", self.found()), bounds);
             return None;
         }
         Some(value)
@@ -258,9 +259,18 @@ impl<'a> Cursor<'a> {
 
     /// The fields of a mapping with fixed keys; others are mistakes. Nothing at all is a mapping without fields.
     pub(super) fn fields(&self, keys: &[&str]) -> Fields<'a> {
+        self.fields_but(keys, &[])
+    }
+
+    /// As [`Self::fields`]; the keys in `later` belong to a later version and are mistakes unless they are `null`.
+    pub(super) fn fields_but(&self, keys: &[&str], later: &[&str]) -> Fields<'a> {
         let entries = if self.is_null() { Vec::new() } else { self.entries().unwrap_or_default() };
         for (name, entry) in entries.iter().filter(|(name, _)| !keys.contains(name)) {
-            entry.unknown_key(name, "a key here", keys.iter().copied());
+            match later.contains(name) {
+                true if entry.is_null() => {}
+                true => entry.unsupported(name),
+                false => entry.unknown_key(name, "a key here", keys.iter().copied()),
+            }
         }
         Fields { of: self.clone(), entries }
     }
@@ -300,8 +310,13 @@ impl<'a> Fields<'a> {
 
     /// A mapping below `key`; without fields if it is missing or empty.
     pub(super) fn section(&self, key: &str, keys: &[&str]) -> Fields<'a> {
+        self.section_but(key, keys, &[])
+    }
+
+    /// As [`Self::section`], with keys of a later version as in [`Cursor::fields_but`].
+    pub(super) fn section_but(&self, key: &str, keys: &[&str], later: &[&str]) -> Fields<'a> {
         match self.get(key) {
-            Some(cursor) => cursor.fields(keys),
+            Some(cursor) => cursor.fields_but(keys, later),
             None => Fields { of: self.of.clone(), entries: Vec::new() },
         }
     }
@@ -326,14 +341,5 @@ impl<'a> Fields<'a> {
     /// The value of `key`; `None` if it is missing or `null`.
     pub(super) fn optional<T>(&self, key: &str, kind: &Kind<T>) -> Option<T> {
         self.given(key).and_then(|cursor| cursor.read(kind))
-    }
-
-    /// These keys belong to a later version; they are mistakes unless they are `null`.
-    pub(super) fn refuse(&self, keys: &[&str]) {
-        for key in keys {
-            if let Some(cursor) = self.given(key) {
-                cursor.unsupported(key);
-            }
-        }
     }
 }

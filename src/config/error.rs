@@ -131,7 +131,7 @@ fn mask_prefixed(chars: &mut [char], prefix: &str) {
 fn mask_passwords(chars: &mut [char]) {
     for at in find(chars, "://") {
         let authority: Vec<char> =
-            chars[at + 3..].iter().copied().take_while(|c| !c.is_whitespace() && *c != '/').collect();
+            chars[at + 3..].iter().copied().take_while(|c| !c.is_whitespace() && !['"', '\''].contains(c)).collect();
         let Some(end) = authority.iter().rposition(|c| *c == '@') else { continue };
         let colon = authority.iter().position(|c| *c == ':').unwrap_or(0);
         chars[at + 3 + colon..at + 3 + end].iter_mut().filter(|c| **c != ':').for_each(|c| *c = '*');
@@ -147,7 +147,9 @@ fn mask_named(chars: &mut [char]) {
         let start = value + chars[value..].iter().take_while(|c| c.is_whitespace()).count();
         let opens = chars.get(start).is_some_and(|c| ['{', '[', '#', '|', '>'].contains(c));
         if key.chars().all(|c| word(c) || c == '"' || c == '\'') && !opens {
-            stars(chars, start, |c| [',', '}', ']'].contains(&c));
+            let end = chars[start..].iter().position(|c| [',', '}', ']'].contains(c)).unwrap_or(chars.len() - start);
+            let text = chars[start..start + end].iter().rposition(|c| !c.is_whitespace()).map_or(0, |last| last + 1);
+            chars[start..start + text].fill('*');
         }
     }
 }
@@ -176,9 +178,12 @@ mod tests {
             ("key: sk_live_abc, x: 1", "key: sk_********, x: 1"),
             ("  secret_key: hunter2", "  secret_key: *******"),
             ("{ secret_key: hunter2, mode: test }", "{ secret_key: *******, mode: test }"),
+            ("{ secret_key: hunter2 } # x", "{ secret_key: ******* } # x"),
+            ("secret_key:", "secret_key:"),
             ("secret_key: { env: STRIPE_SECRET_KEY }", "secret_key: { env: STRIPE_SECRET_KEY }"),
             ("webhook_secrets: [whsec_abc, { file: p }]", "webhook_secrets: [whsec_***, { file: p }]"),
             ("url: redis://me:pa:ss@host/1", "url: redis://me:**:**@host/1"),
+            ("url: \"redis://me:pa/ss@host\"", "url: \"redis://me:*****@host\""),
             ("task_key: 1", "task_key: 1"),
         ] {
             assert_eq!(mask(line), masked);

@@ -31,6 +31,14 @@ impl<'a> Given<'a> {
         }
     }
 
+    /// The value as it is shown in a message.
+    pub(super) fn found(&self) -> String {
+        match self {
+            Self::File(cursor) => cursor.found(),
+            Self::Variable { .. } => "the value".to_owned(),
+        }
+    }
+
     /// Notes a mistake.
     pub(super) fn wrong(&self, problem: &str, allowed: &str) {
         match self {

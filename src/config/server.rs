@@ -12,24 +12,12 @@ use super::scalar::{CIDR, COUNT, DURATION, FLAG, HEADER, Kind, NAME, ORIGIN, SIZ
 use super::settings::{HostPattern, Identity, Limits, Settings, Timeouts, Upstream};
 use super::{store, stripe};
 
-const KEYS: &[&str] = &[
-    "pricing",
-    "listen",
-    "workers",
-    "tls",
-    "limits",
-    "upstreams",
-    "identity",
-    "store",
-    "stripe",
-    "admin",
-    "self_service",
-];
+const KEYS: &[&str] =
+    &["pricing", "listen", "workers", "limits", "upstreams", "identity", "store", "stripe", "admin", "self_service"];
 
 /// The whole file. Where there were mistakes, defaults stand in.
 pub(super) fn read(root: &Cursor<'_>, env: &Env) -> Settings {
-    let top = root.fields(KEYS);
-    top.refuse(&["tls"]);
+    let top = root.fields_but(KEYS, &["tls"]);
     let (proxy, admin) = listen(&top);
     let pricing = top.or("pricing", &TEXT, "pricing.yaml".to_owned());
     Settings {
@@ -75,8 +63,7 @@ fn workers(top: &Fields<'_>, env: &Env) -> usize {
 }
 
 fn limits(top: &Fields<'_>) -> Limits {
-    let keys =
-        ["header_bytes", "headers", "header_timeout", "body_timeout", "connections", "connections_per_address"];
+    let keys = ["header_bytes", "headers", "header_timeout", "body_timeout", "connections", "connections_per_address"];
     let fields = top.section("limits", &keys);
     let bytes = |size: &u64| (8 << 10..=1 << 20).contains(size);
     let count = |count: &usize| (1..=1000).contains(count);
@@ -104,7 +91,7 @@ fn upstreams(top: &Fields<'_>) -> Vec<Upstream> {
     let allowed = r#"at least one: upstreams: [{ name: api, origins: ["http://127.0.0.1:9000"] }]"#;
     let Some(list) = top.required("upstreams", allowed) else { return Vec::new() };
     let items = list.items().unwrap_or_default();
-    if items.is_empty() && matches!(list.found().as_str(), "a list") {
+    if items.is_empty() && list.found() == "a list" {
         list.wrong("there is no upstream", allowed);
     }
     let mut upstreams: Vec<Upstream> = Vec::new();
@@ -118,8 +105,7 @@ fn upstreams(top: &Fields<'_>) -> Vec<Upstream> {
 }
 
 fn upstream(item: &Cursor<'_>) -> Option<Upstream> {
-    let fields = item.fields(&["name", "match", "origins", "timeouts", "health", "tls"]);
-    fields.refuse(&["health", "tls"]);
+    let fields = item.fields_but(&["name", "match", "origins", "timeouts"], &["health", "tls"]);
     let name = fields.required("name", NAME.allowed).and_then(|cursor| cursor.read(&NAME));
     let origins = fields.required("origins", ORIGIN.allowed).and_then(origins);
     let matching = fields.section("match", &["host", "path"]);
@@ -212,11 +198,8 @@ fn is_prefix(text: &str) -> bool {
 }
 
 fn identity(top: &Fields<'_>) -> Identity {
-    let fields = top.section(
-        "identity",
-        &["api_key", "tenant_header", "jwt", "default_tenant", "forward_credentials"],
-    );
-    fields.refuse(&["jwt"]);
+    let fields =
+        top.section_but("identity", &["api_key", "tenant_header", "default_tenant", "forward_credentials"], &["jwt"]);
     let api_key = fields.section("api_key", &["headers", "query"]);
     let header = fields.section("tenant_header", &["name", "trusted"]);
     let identity = Identity {

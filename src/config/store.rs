@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::check::Fields;
 use super::env::Env;
 use super::given::Given;
-use super::scalar::{COUNT, DURATION, SIZE, TEXT};
+use super::scalar::{COUNT, DURATION, Kind, SIZE, TEXT};
 use super::settings::{LedgerUrl, Store};
 use crate::journal;
 
@@ -33,14 +33,14 @@ fn records(store: &Fields<'_>, env: &Env) -> String {
     let text = given.text();
     let scheme = text.split(':').next().unwrap_or_default();
     if matches!(scheme, "postgres" | "postgresql") {
-        given.wrong_secret("PostgreSQL is not supported in this version", RECORDS);
+        given.wrong("PostgreSQL is not supported in this version", RECORDS);
         return text;
     }
     let path = text.strip_prefix("sqlite:").map(|rest| rest.strip_prefix("//").unwrap_or(rest));
     match path.filter(|path| is_path(path)) {
         Some(path) => sqlite(base(&given, directory), path),
         None => {
-            given.wrong_secret("this is not the address of a database", RECORDS);
+            given.wrong(&format!("{} is not the address of a database", given.found()), RECORDS);
             text
         }
     }
@@ -66,8 +66,8 @@ fn ledger_url(ledger: &Fields<'_>, env: &Env) -> LedgerUrl {
     const ALLOWED: &str = "embedded; redis:// and its kin are not supported in this version";
     if let Some(given) = Given::find(ledger, "url", env, "REDIS_URL").filter(|given| given.text() != "embedded") {
         match given.text().starts_with("redis") {
-            true => given.wrong_secret("a ledger in Redis is not supported in this version", ALLOWED),
-            false => given.wrong_secret("this is not a ledger", ALLOWED),
+            true => given.wrong("a ledger in Redis is not supported in this version", ALLOWED),
+            false => given.wrong(&format!("{} is not a ledger", given.found()), ALLOWED),
         }
     }
     LedgerUrl::Embedded
@@ -87,12 +87,16 @@ fn journal(store: &Fields<'_>) -> journal::Config {
     }
 }
 
+const BEAT: Kind<Duration> = Kind {
+    name: "an interval",
+    allowed: "strict, or 1ms to 10s",
+    parse: |scalar| (DURATION.parse)(scalar).filter(|beat| (1..=10_000).contains(&beat.as_millis())),
+};
+
 fn sync(journal: &Fields<'_>) -> journal::Sync {
     let default = Duration::from_millis(50);
     if journal.get("sync").is_some_and(|cursor| cursor.text() == "strict") {
         return journal::Sync::Strict;
     }
-    let bounds = "strict, or 1ms to 10s";
-    let within = |beat: &Duration| (Duration::from_millis(1)..=Duration::from_secs(10)).contains(beat);
-    journal::Sync::Every(journal.or_if("sync", &DURATION, default, bounds, within))
+    journal::Sync::Every(journal.or("sync", &BEAT, default))
 }

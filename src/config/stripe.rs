@@ -14,16 +14,8 @@ use super::settings::{AdminToken, Role, Secret, Stripe, StripeMode};
 /// The version whose shapes the client was written and judged against.
 const API_VERSION: &str = "2026-08-26.dahlia";
 
-const KEYS: &[&str] = &[
-    "mode",
-    "secret_key",
-    "webhook_secrets",
-    "api_base",
-    "api_version",
-    "flush",
-    "currency",
-    "automatic_tax",
-];
+const KEYS: &[&str] =
+    &["mode", "secret_key", "webhook_secrets", "api_base", "api_version", "flush", "currency", "automatic_tax"];
 
 /// The `stripe` section of `top`.
 pub(super) fn read(top: &Fields<'_>, env: &Env) -> Stripe {
