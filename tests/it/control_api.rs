@@ -30,8 +30,16 @@ async fn without_a_good_token_nothing_is_told() {
     let missing = api.raw("GET", "/api/v1/tenants", &[], String::new()).await;
     missing.refused(401, "missing_credential", Some("Authorization"));
     assert_eq!(missing.headers["www-authenticate"], "Bearer");
-    api.call_as("wrong", "GET", "/tenants", Value::Null).await.refused(401, "unknown_credential", Some("Authorization"));
-    api.call_as("wrong", "GET", "/no-such-thing", Value::Null).await.refused(401, "unknown_credential", Some("Authorization"));
+    api.call_as("wrong", "GET", "/tenants", Value::Null).await.refused(
+        401,
+        "unknown_credential",
+        Some("Authorization"),
+    );
+    api.call_as("wrong", "GET", "/no-such-thing", Value::Null).await.refused(
+        401,
+        "unknown_credential",
+        Some("Authorization"),
+    );
     api.stop().await;
 }
 
@@ -49,7 +57,8 @@ async fn each_role_may_do_what_it_is_for() {
     api.call_as(BILLING, "DELETE", "/tenants/a", Value::Null).await.refused(403, "insufficient_role", None);
     api.call_as(ADMIN, "POST", "/tenants/a/keys", json!({})).await.ok(201);
     api.call_as(ADMIN, "DELETE", "/tenants/a", Value::Null).await.ok(204);
-    let who: Vec<String> = api.audited().await.into_iter().map(|(actor, action, _)| format!("{actor} {action}")).collect();
+    let who: Vec<String> =
+        api.audited().await.into_iter().map(|(actor, action, _)| format!("{actor} {action}")).collect();
     let expected = ["admin tenant.delete", "admin key.create", "billing tenant.update", "billing tenant.create"];
     assert_eq!(who, expected);
     api.stop().await;

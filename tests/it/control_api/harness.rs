@@ -114,8 +114,14 @@ impl Api {
             records: records.clone(),
             clock: clock.clone(),
             active: Arc::clone(&active),
-            changed: { let seen = Arc::clone(&changes); Arc::new(move |change| seen.lock().expect("sound").push(change)) },
-            live_used: { let live = Arc::clone(&live); Arc::new(move |_| *live.lock().expect("sound")) },
+            changed: {
+                let seen = Arc::clone(&changes);
+                Arc::new(move |change| seen.lock().expect("sound").push(change))
+            },
+            live_used: {
+                let live = Arc::clone(&live);
+                Arc::new(move |_| *live.lock().expect("sound"))
+            },
             readiness,
             reload: {
                 let answer = Arc::clone(&reload);
@@ -128,7 +134,21 @@ impl Api {
         let cancel = CancellationToken::new();
         let serving = tokio::spawn(control::serve(listener, state, cancel.clone()));
         let http = Client::builder(TokioExecutor::new()).build_http();
-        Self { base, records, clock, changes, live, reload, active, journal, config, http, cancel, serving, _directory: directory }
+        Self {
+            base,
+            records,
+            clock,
+            changes,
+            live,
+            reload,
+            active,
+            journal,
+            config,
+            http,
+            cancel,
+            serving,
+            _directory: directory,
+        }
     }
 
     /// Stops the port and waits for its end.

@@ -63,7 +63,10 @@ async fn a_patch_changes_what_it_names_and_null_empties() {
                        "trial_ends_at": "2026-12-01T00:00:00Z"});
     let changed = api.call("PATCH", "/tenants/acme", patch).await.ok(200);
     assert_eq!(changed["name"], "Acme", "left as it was");
-    assert_eq!((&changed["plan"], &changed["email"], &changed["status"]), (&json!("free"), &Value::Null, &json!("past_due")));
+    assert_eq!(
+        (&changed["plan"], &changed["email"], &changed["status"]),
+        (&json!("free"), &Value::Null, &json!("past_due"))
+    );
     assert_eq!((&changed["status_since"], &changed["period_interval"]), (&json!(NOW), &json!("year")));
     assert_eq!(api.take_changes(), [Change::Tenant(TenantNum(1))]);
     assert_eq!(api.call("PATCH", "/tenants/acme", json!({})).await.ok(200), changed);
