@@ -76,7 +76,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Loaded, ConfigErrors> {
 /// # Errors
 /// Every mistake in the file.
 pub fn load_pricing(path: &Path, settings: &Settings) -> Result<Pricing, ConfigErrors> {
-    let source = read_source(path).map_err(ConfigErrors::single)?;
+    let source = read_source(path)?;
     pricing_of(&source, settings).map_err(|errors| ConfigErrors { errors })
 }
 
@@ -84,7 +84,7 @@ pub fn load_pricing(path: &Path, settings: &Settings) -> Result<Pricing, ConfigE
 fn load_with_hash(path: &Path, env: &Env) -> (String, Result<Loaded, ConfigErrors>) {
     let source = match read_source(path) {
         Ok(source) => source,
-        Err(error) => return (fingerprint([Err(&error)]), Err(ConfigErrors::single(error))),
+        Err(unreadable) => return (fingerprint([Err(&unreadable)]), Err(unreadable)),
     };
     let (settings, mut errors) = settings_of(&source, env);
     if !errors.is_empty() && !settings.pricing.exists() {
@@ -93,7 +93,7 @@ fn load_with_hash(path: &Path, env: &Env) -> (String, Result<Loaded, ConfigError
     }
     let prices = read_source(&settings.pricing);
     let sha256 = fingerprint([Ok(&source), prices.as_ref()]);
-    let pricing = prices.map_err(|error| vec![error]).and_then(|prices| pricing_of(&prices, &settings));
+    let pricing = prices.map_err(|unreadable| unreadable.errors).and_then(|prices| pricing_of(&prices, &settings));
     let pricing = pricing.map_err(|more| errors.extend(more)).ok();
     let loaded = match pricing {
         Some(pricing) if errors.is_empty() => Ok(Loaded {
@@ -127,8 +127,8 @@ fn pricing_of(source: &Source, settings: &Settings) -> Result<Pricing, Vec<Confi
 /// Largest configuration file, bytes: some 100 000 routes.
 const LARGEST: usize = 16 << 20;
 
-fn read_source(path: &Path) -> Result<Source, ConfigError> {
-    let text = read_text(path, LARGEST).map_err(|problem| ConfigError {
+fn read_source(path: &Path) -> Result<Source, ConfigErrors> {
+    let unreadable = |problem| ConfigError {
         file: path.to_owned(),
         at: None,
         path: String::new(),
@@ -136,7 +136,8 @@ fn read_source(path: &Path) -> Result<Source, ConfigError> {
         allowed: "a YAML file in UTF-8 that this user may read".to_owned(),
         did_you_mean: None,
         source: String::new(),
-    })?;
+    };
+    let text = read_text(path, LARGEST).map_err(|problem| ConfigErrors::single(unreadable(problem)))?;
     Ok(Source { file: path.to_owned(), text })
 }
 
@@ -154,12 +155,12 @@ fn read_text(path: &Path, most: usize) -> Result<String, String> {
 }
 
 /// SHA-256 over the lengths and contents (of a file that cannot be read: the reason), hexadecimal.
-fn fingerprint<'a>(sources: impl IntoIterator<Item = Result<&'a Source, &'a ConfigError>>) -> String {
+fn fingerprint<'a>(sources: impl IntoIterator<Item = Result<&'a Source, &'a ConfigErrors>>) -> String {
     let mut hash = Sha256::new();
     for source in sources {
-        let text = source.map_or_else(|error| error.problem.as_str(), |source| source.text.as_str());
+        let text = source.map_or_else(ToString::to_string, |source| source.text.clone());
         hash.update(text.len().to_le_bytes());
-        hash.update(text);
+        hash.update(&text);
     }
     hex::encode(hash.finalize())
 }

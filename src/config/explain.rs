@@ -218,7 +218,20 @@ fn list(f: &mut fmt::Formatter<'_>, name: &str, values: &[String]) -> fmt::Resul
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::{Env, load};
+
+    fn shipped() -> Pricing {
+        load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/tollgate.yaml"), &Env::empty()).unwrap().pricing
+    }
+
+    fn said(request: &str, plan: Option<&str>) -> String {
+        let pricing = shipped();
+        let plan = plan.map(|name| &*pricing.plans[name]);
+        explain(&pricing, request, plan).unwrap().to_string()
+    }
 
     #[test]
     fn requests_are_method_and_path() {
@@ -227,5 +240,48 @@ mod tests {
         for text in ["/a", "GET", "GET a", "G@T /a", "GET /a b", ""] {
             assert_eq!(parse(text), Err(ExplainError::NotARequest(text.to_owned())), "{text}");
         }
+    }
+
+    #[test]
+    fn a_metered_request_on_a_plan_with_overage() {
+        assert_eq!(
+            said("HEAD /signals/history/ABC?x=1", Some("pro")),
+            "HEAD /signals/history/ABC\n  \
+             route        GET /signals/history/{symbol}\n  \
+             cost         2 api_units; 10000 included per period, then 0.02 each, no limit\n  \
+             charged on   2xx 3xx 101\n  \
+             on abort     charge\n  \
+             plan         pro\n"
+        );
+    }
+
+    #[test]
+    fn limits_features_and_public_routes() {
+        let free = said("POST /export/csv", Some("free"));
+        assert!(free.contains("3 api_units; 100 included per period, refused (402) above 100"), "{free}");
+        assert!(free.contains("refused      403 feature_required: the plan lacks exports"), "{free}");
+        let enterprise = said("POST /export/csv", Some("enterprise"));
+        assert!(enterprise.contains("then 0.01 each, refused (402) above 600000"), "{enterprise}");
+        assert!(enterprise.contains("plan rate    200/s per tenant, 400 at once"), "{enterprise}");
+        assert!(said("GET /docs/a/b", None).contains("public       open without a credential"));
+        assert!(said("GET /elsewhere", None).contains("route        default\n  cost         1 api_units\n"));
+    }
+
+    #[test]
+    fn a_path_that_is_refused_is_not_explained() {
+        let error = explain(&shipped(), "GET /a/../b", None).unwrap_err();
+        assert_eq!(error, ExplainError::Ambiguous(Ambiguous::DotSegment));
+    }
+
+    #[test]
+    fn as_json() {
+        let json = serde_json::to_value(explain(&shipped(), "GET /signals", None).unwrap()).unwrap();
+        assert_eq!(
+            json["costs"][0],
+            serde_json::json!({
+                "meter": "api_units", "units": 1, "included": null, "limit": null, "overage_price": null
+            })
+        );
+        assert_eq!(json["route"], "GET /signals");
     }
 }

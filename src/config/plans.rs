@@ -10,8 +10,7 @@ use super::money;
 use super::prices::{Context, Meters, shared};
 use super::scalar::{self, COUNT, DECIMAL, DURATION, Kind, NAME, PER_TIME, UNITS};
 use super::tree::Style;
-use crate::pricing::plan::Feature;
-use crate::pricing::{Gate, MeterIndex, OnOutage, Plan, Rate, RatePer, Status, UnitPrice, default_gates};
+use crate::pricing::{Feature, Gate, MeterIndex, OnOutage, Plan, Rate, RatePer, Status, UnitPrice, default_gates};
 
 /// Plans by name.
 pub(super) type Plans = BTreeMap<Arc<str>, Arc<Plan>>;
@@ -43,40 +42,65 @@ pub(super) fn read(top: &Fields<'_>, meters: &Meters, context: Context<'_>) -> P
     if entries.is_empty() && section.is_map() {
         section.wrong("there is no plan", allowed);
     }
-    let free = entries.iter().any(|(name, _)| *name == FREE);
-    let plans = entries.iter().filter_map(|(name, entry)| {
-        let plan = plan(name, entry, meters, context, free)?;
-        Some((plan.name.clone(), Arc::new(plan)))
-    });
-    plans.collect()
+    let has_free = entries.iter().any(|(name, _)| *name == FREE);
+    let reader = Reader { meters, currency: context.currency, has_free };
+    let plans = entries.iter().map(|(name, entry)| reader.plan(name, entry));
+    plans.map(|plan| (plan.name.clone(), Arc::new(plan))).collect()
 }
 
-fn plan(name: &str, entry: &Cursor<'_>, meters: &Meters, context: Context<'_>, free: bool) -> Option<Plan> {
-    if !scalar::good_name(name) {
-        entry.wrong_key(format!("`{name}` cannot name a plan"), NAME.allowed);
+/// What a plan is read against.
+struct Reader<'a> {
+    meters: &'a Meters,
+    currency: &'a str,
+    /// Whether there is a plan named `free`.
+    has_free: bool,
+}
+
+impl Reader<'_> {
+    fn plan(&self, name: &str, entry: &Cursor<'_>) -> Plan {
+        if !scalar::good_name(name) {
+            entry.wrong_key(format!("`{name}` cannot name a plan"), NAME.allowed);
+        }
+        let fields = entry.fields_but(KEYS, &["stripe"]);
+        let amount = |key| fields.given(key).and_then(|cursor| money::minor(cursor, self.currency));
+        let monthly = fields.required("monthly", "the price per month, 0 for a plan that costs nothing");
+        let overage = overage(&fields, self.meters);
+        check_spend_cap(&fields, &overage);
+        Plan {
+            name: name.into(),
+            currency_decimals: money::Places::of(self.currency).minor,
+            monthly_minor: monthly.and_then(|cursor| money::minor(cursor, self.currency)).unwrap_or(0),
+            yearly_minor: amount("yearly"),
+            trial_s: seconds(&fields, "trial", 0, "whole seconds, at most 730d (Stripe's longest trial)", 730),
+            included: units(&fields, self.meters),
+            overage,
+            spend_cap_minor: amount("spend_cap"),
+            rate: fields.given("rate").and_then(rate),
+            concurrency: concurrency(&fields),
+            grace_s: seconds(&fields, "grace", DEFAULT_GRACE_S, "whole seconds, at most 365d", 365),
+            gates: self.gates(&fields),
+            features: features(&fields),
+            thresholds_percent: thresholds(&fields),
+            on_outage: fields.given("on_outage").and_then(on_outage).unwrap_or(OnOutage::Deny),
+        }
     }
-    let fields = entry.fields_but(KEYS, &["stripe"]);
-    let amount = |key| fields.given(key).and_then(|cursor| money::minor(cursor, context.currency));
-    let monthly = fields.required("monthly", "the price per month, 0 for a plan that costs nothing");
-    let overage = overage(&fields, meters);
-    check_spend_cap(&fields, &overage);
-    Some(Plan {
-        name: name.into(),
-        currency_decimals: money::Places::of(context.currency).minor,
-        monthly_minor: monthly.and_then(|cursor| money::minor(cursor, context.currency)).unwrap_or(0),
-        yearly_minor: amount("yearly"),
-        trial_s: seconds(&fields, "trial", 0, "whole seconds, at most 730d (Stripe's longest trial)", 730),
-        included: units(&fields, meters),
-        overage,
-        spend_cap_minor: amount("spend_cap"),
-        rate: fields.given("rate").and_then(rate),
-        concurrency: concurrency(&fields),
-        grace_s: seconds(&fields, "grace", DEFAULT_GRACE_S, "whole seconds, at most 365d", 365),
-        gates: gates(&fields, free),
-        features: features(&fields),
-        thresholds_percent: thresholds(&fields),
-        on_outage: fields.given("on_outage").and_then(on_outage).unwrap_or(OnOutage::Deny),
-    })
+
+    /// `status: { past_due: grace, canceled: free, … }` over the defaults.
+    fn gates(&self, fields: &Fields<'_>) -> BTreeMap<Status, Gate> {
+        let words = [("pass", Gate::Pass), ("grace", Gate::Grace), ("free", Gate::Free), ("deny", Gate::Deny)];
+        let names = STATUSES.map(|(name, _)| name);
+        let section = fields.section("status", &names);
+        let mut gates = default_gates();
+        for (name, status) in STATUSES {
+            let Some(cursor) = section.get(name) else { continue };
+            let Some(gate) = cursor.choice(&words) else { continue };
+            if gate == Gate::Free && !self.has_free {
+                cursor.wrong("`free` means the plan named free, and there is none", "pass, grace, deny");
+            }
+            gates.insert(status, gate);
+        }
+        gates
+    }
 }
 
 /// Three days: long enough for a new card after the first failed payment.
@@ -161,23 +185,6 @@ const STATUSES: [(&str, Status); 8] = [
     ("paused", Status::Paused),
 ];
 
-/// `status: { past_due: grace, canceled: free, … }` over the defaults.
-fn gates(fields: &Fields<'_>, free: bool) -> BTreeMap<Status, Gate> {
-    let words = [("pass", Gate::Pass), ("grace", Gate::Grace), ("free", Gate::Free), ("deny", Gate::Deny)];
-    let names = STATUSES.map(|(name, _)| name);
-    let section = fields.section("status", &names);
-    let mut gates = default_gates();
-    for (name, status) in STATUSES {
-        let Some(cursor) = section.get(name) else { continue };
-        let Some(gate) = cursor.choice(&words) else { continue };
-        if gate == Gate::Free && !free {
-            cursor.wrong("`free` means the plan named free, and there is none", "pass, grace, deny");
-        }
-        gates.insert(status, gate);
-    }
-    gates
-}
-
 fn features(fields: &Fields<'_>) -> BTreeMap<Arc<str>, Feature> {
     let entries = fields.given("features").and_then(Cursor::entries).unwrap_or_default();
     let read = entries.iter().filter_map(|(name, entry)| {
@@ -213,7 +220,7 @@ fn thresholds(fields: &Fields<'_>) -> Vec<u8> {
     for item in &items {
         let Some(percent) = item.read(&PERCENT) else { continue };
         if percents.last().is_some_and(|last| *last >= percent) {
-            item.wrong(format!("{percent} does not follow {:?}", percents), "each once, from low to high");
+            item.wrong(format!("{percent} does not follow {percents:?}"), "each once, from low to high");
         }
         percents.push(percent);
     }

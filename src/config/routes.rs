@@ -8,8 +8,9 @@ use super::check::{Cursor, Fields};
 use super::plans::{self, Plans};
 use super::prices::{Context, Meters, shared};
 use super::scalar::{FLAG, Kind, NAME, UNITS};
-use crate::pricing::plan::Feature;
-use crate::pricing::{Charge, ChargeOn, Conflict, Cost, OnAbort, Pattern, Place, Route, RouteSpec, RouteTable};
+use crate::pricing::{
+    Charge, ChargeOn, Conflict, Cost, Feature, OnAbort, Pattern, Place, Route, RouteSpec, RouteTable,
+};
 
 /// Keys of a cost that is read from the response or measured: a later version's.
 pub(super) const FROM_RESPONSE: &[&str] =
@@ -34,7 +35,9 @@ pub(super) fn read(top: &Fields<'_>, meters: &Meters, plans: &Plans, context: Co
     match RouteTable::new(specs, default) {
         Ok(table) => Some(table),
         Err(conflicts) => {
-            conflicts.iter().for_each(|conflict| note_conflict(conflict, &places));
+            for conflict in &conflicts {
+                note_conflict(conflict, &places);
+            }
             None
         }
     }
@@ -96,10 +99,7 @@ impl Reader<'_> {
 
     fn patterns<'c>(&self, fields: &Fields<'c>) -> Vec<(Pattern, Cursor<'c>)> {
         let Some(cursor) = fields.required("match", MATCH) else { return Vec::new() };
-        let items = match cursor.text().is_empty() {
-            true => cursor.items().unwrap_or_default(),
-            false => vec![cursor.clone()],
-        };
+        let items = if cursor.text().is_empty() { cursor.items().unwrap_or_default() } else { vec![cursor.clone()] };
         if items.is_empty() && cursor.found() == "a list" {
             cursor.wrong("the list is empty", MATCH);
         }

@@ -37,13 +37,11 @@ fn records(store: &Fields<'_>, env: &Env) -> String {
         return text;
     }
     let path = text.strip_prefix("sqlite:").map(|rest| rest.strip_prefix("//").unwrap_or(rest));
-    match path.filter(|path| is_path(path)) {
-        Some(path) => sqlite(base(&given, directory), path),
-        None => {
-            given.wrong(&format!("{} is not the address of a database", given.found()), RECORDS);
-            text
-        }
+    if let Some(path) = path.filter(|path| is_path(path)) {
+        return sqlite(base(&given, directory), path);
     }
+    given.wrong(&format!("{} is not the address of a database", given.found()), RECORDS);
+    text
 }
 
 fn base<'p>(given: &Given<'_>, directory: &'p Path) -> &'p Path {
@@ -53,7 +51,7 @@ fn base<'p>(given: &Given<'_>, directory: &'p Path) -> &'p Path {
     }
 }
 
-/// A file: money does not live in memory, and the options of a SQLite URL are ours to set.
+/// A file: money does not live in memory, and the options of an `sqlite:` URL are ours to set.
 fn is_path(path: &str) -> bool {
     !path.is_empty() && !path.starts_with(':') && !path.contains(['?', '#']) && !path.ends_with('/')
 }
@@ -65,10 +63,12 @@ fn sqlite(directory: &Path, path: &str) -> String {
 fn ledger_url(ledger: &Fields<'_>, env: &Env) -> LedgerUrl {
     const ALLOWED: &str = "embedded; redis:// and its kin are not supported in this version";
     if let Some(given) = Given::find(ledger, "url", env, "REDIS_URL").filter(|given| given.text() != "embedded") {
-        match given.text().starts_with("redis") {
-            true => given.wrong("a ledger in Redis is not supported in this version", ALLOWED),
-            false => given.wrong(&format!("{} is not a ledger", given.found()), ALLOWED),
-        }
+        let problem = if given.text().starts_with("redis") {
+            "a ledger in Redis is not supported in this version".to_owned()
+        } else {
+            format!("{} is not a ledger", given.found())
+        };
+        given.wrong(&problem, ALLOWED);
     }
     LedgerUrl::Embedded
 }
