@@ -57,12 +57,11 @@ async fn connection(stream: TcpStream, slot: OwnedSemaphorePermit, router: Route
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
-    let ended = match cancel.run_until_cancelled(serving.as_mut()).await {
-        Some(ended) => ended,
-        None => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
+    let ended = if let Some(ended) = cancel.run_until_cancelled(serving.as_mut()).await {
+        ended
+    } else {
+        serving.as_mut().graceful_shutdown();
+        serving.await
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "an admin connection ended early");

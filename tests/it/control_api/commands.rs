@@ -1,6 +1,7 @@
 //! The built program against a running admin port.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
@@ -45,7 +46,14 @@ impl Ran {
 /// The program with no variable of ours but those given.
 fn program(variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    for name in ["TOLLGATE_ADMIN_URL", "TOLLGATE_ADMIN_TOKEN", "DATABASE_URL", "STRIPE_MODE", "STRIPE_SECRET_KEY"] {
+    for name in [
+        "TOLLGATE_ADMIN_URL",
+        "TOLLGATE_ADMIN_TOKEN",
+        "DATABASE_URL",
+        "STRIPE_MODE",
+        "STRIPE_SECRET_KEY",
+        "TOLLGATE_LOG",
+    ] {
         command.env_remove(name);
     }
     command.envs(variables.iter().copied()).stdin(Stdio::null());
@@ -167,6 +175,40 @@ async fn exit_codes_tell_a_refusal_from_wrong_usage() {
         run(&api, wrong).await.failed(2);
     }
     api.stop().await;
+}
+
+/// Ends the program with the test, however that ends.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().expect("it runs or has ended");
+        self.0.wait().expect("it has ended");
+    }
+}
+
+#[test]
+fn the_sandbox_runs_alone_and_says_where() {
+    let mut command = program(&[]);
+    command.args(["sandbox", "--listen", "127.0.0.1:0"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut running = Running(command.spawn().expect("the program runs"));
+    let mut log = BufReader::new(running.0.stderr.take().expect("piped"));
+    let mut line = String::new();
+    log.read_line(&mut line).expect("a line");
+    let record: Value = serde_json::from_str(&line).expect("JSON, as standard error is no terminal");
+    let addr = record["addr"].as_str().unwrap_or_else(|| panic!("{record}"));
+    let mut stream = TcpStream::connect(addr).expect("it listens");
+    stream.write_all(b"GET /v1/customers/cus_1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_set_up_is_wrong_usage() {
+    let mut command = program(&[("TOLLGATE_LOG_FORMAT", "xml")]);
+    command.args(["sandbox", "--listen", "127.0.0.1:0"]);
+    assert!(finish(command).await.failed(2).contains("TOLLGATE_LOG_FORMAT=\"xml\" is unknown; allowed: text, json"));
 }
 
 #[tokio::test]
