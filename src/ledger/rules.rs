@@ -182,3 +182,199 @@ fn set_ceiling(state: &mut AccountState, node: &NodeId, ceiling: u64) -> u64 {
     hold.ceiling = ceiling.max(hold.used);
     hold.ceiling
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::{Account, PeriodId, TenantNum};
+
+    /// A ledger of one account with cap 100 and two live nodes, and what it is asked in turn.
+    struct Game {
+        state: AccountState,
+        now_ms: i64,
+        nodes: u32,
+        ctr: u64,
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct Got {
+        ceiling: u64,
+        used: u64,
+        recall: bool,
+        exhausted: bool,
+    }
+
+    fn node(name: &str) -> NodeId {
+        NodeId(name.into())
+    }
+
+    fn ask(ctr: u64, (used, hold): (u64, u64), (need, want): (u64, u64), plan: (u64, Option<u64>)) -> Ask {
+        let account = Account { tenant: TenantNum(1), period: PeriodId(0), meter: "m".into() };
+        Ask { account, ctr, used, hold, need, want, plan_version: plan.0, cap: plan.1 }
+    }
+
+    impl Game {
+        fn new() -> Self {
+            Self { state: AccountState::begin([]), now_ms: 0, nodes: 2, ctr: 0 }
+        }
+
+        fn says(&mut self, name: &str, ask: &Ask) -> Answer {
+            settle_account(&mut self.state, &node(name), ask, self.now_ms, self.nodes)
+        }
+
+        /// `name` has used so much, holds so much, and asks for so much, on plan version 1 with cap 100.
+        fn settles(&mut self, name: &str, numbers: (u64, u64), need: u64, want: u64) -> Got {
+            self.on_plan(name, numbers, (need, want), (1, Some(100)))
+        }
+
+        fn on_plan(&mut self, name: &str, numbers: (u64, u64), asked: (u64, u64), plan: (u64, Option<u64>)) -> Got {
+            self.ctr += 1;
+            match self.says(name, &ask(self.ctr, numbers, asked, plan)) {
+                Answer::Settled { ceiling, used, recall, exhausted, .. } => Got { ceiling, used, recall, exhausted },
+                Answer::Old => panic!("a new ctr is never old"),
+            }
+        }
+    }
+
+    #[test]
+    fn grants_shrink_towards_the_cap_and_need_reaches_the_last_unit() {
+        let mut game = Game::new();
+        assert_eq!(game.settles("a", (0, 0), 1, 1000).ceiling, 25);
+        assert_eq!(game.settles("b", (0, 0), 1, 1000).ceiling, 18);
+        assert_eq!(game.settles("a", (25, 25), 50, 1000).ceiling, 75);
+        assert_eq!(game.settles("b", (18, 18), 0, 1000).ceiling, 19, "a quarter of 7");
+        assert_eq!(game.settles("a", (75, 75), 6, 6), Got { ceiling: 81, used: 93, recall: false, exhausted: false });
+        assert_eq!(game.settles("b", (19, 19), 0, 9), Got { ceiling: 19, used: 94, recall: false, exhausted: false });
+        let last = game.settles("a", (81, 81), 1, 1);
+        assert_eq!((last.ceiling, last.exhausted), (81, true));
+    }
+
+    #[test]
+    fn a_lone_node_gets_what_it_wants() {
+        let mut game = Game { nodes: 1, ..Game::new() };
+        assert_eq!(game.settles("a", (0, 0), 0, 60).ceiling, 60);
+        assert_eq!(game.settles("a", (10, 60), 0, 60).ceiling, 100);
+        assert_eq!(game.settles("a", (20, 20), 90, 10).ceiling, 100, "want is never less than need");
+        game.nodes = 0;
+        assert_eq!(game.settles("a", (20, 20), 0, 5).ceiling, 25, "nobody registered is one node");
+    }
+
+    #[test]
+    fn only_a_newer_message_counts() {
+        let mut game = Game::new();
+        let second = ask(2, (5, 30), (0, 0), (1, Some(100)));
+        assert!(matches!(game.says("a", &second), Answer::Settled { ctr: 2, ceiling: 30, .. }));
+        let after = game.state.clone();
+        for late in [second, ask(1, (0, 99), (50, 50), (9, Some(1)))] {
+            assert_eq!(game.says("a", &late), Answer::Old);
+            assert_eq!(game.state, after);
+        }
+        let other_node = ask(1, (0, 0), (1, 1), (1, Some(100)));
+        assert!(matches!(game.says("b", &other_node), Answer::Settled { .. }));
+    }
+
+    #[test]
+    fn use_never_falls_and_a_ceiling_covers_it() {
+        let mut game = Game::new();
+        assert_eq!(game.settles("a", (10, 40), 0, 0).ceiling, 40);
+        let back = game.settles("a", (5, 3), 0, 0);
+        assert_eq!((back.ceiling, back.used), (10, 10));
+    }
+
+    #[test]
+    fn what_was_flushed_is_held_by_those_who_flushed_it() {
+        let state = AccountState::begin([(node("a"), 30), (node("gone"), 65)]);
+        let mut game = Game { state, ..Game::new() };
+        assert_eq!(game.settles("b", (0, 0), 10, 10), Got { ceiling: 5, used: 95, recall: true, exhausted: false });
+    }
+
+    #[test]
+    fn the_highest_plan_version_wins() {
+        let mut game = Game::new();
+        game.settles("a", (0, 0), 10, 10);
+        assert_eq!(game.on_plan("b", (0, 0), (5, 5), (3, Some(12))).ceiling, 2);
+        assert_eq!(game.on_plan("a", (10, 10), (5, 5), (2, Some(100))).ceiling, 10, "an older plan changes nothing");
+        assert_eq!(game.on_plan("a", (10, 10), (5, 5), (3, Some(100))).ceiling, 10, "nor the same version again");
+        assert_eq!(game.on_plan("a", (10, 10), (5, 5), (4, Some(100))).ceiling, 15);
+    }
+
+    #[test]
+    fn after_a_downgrade_nothing_is_granted_until_enough_is_given_back() {
+        let mut game = Game { nodes: 1, ..Game::new() };
+        game.settles("a", (0, 0), 0, 50);
+        assert_eq!(
+            game.on_plan("b", (0, 0), (5, 5), (2, Some(20))),
+            Got { ceiling: 0, used: 0, recall: false, exhausted: false }
+        );
+        assert_eq!(game.on_plan("a", (10, 50), (0, 0), (2, Some(20))).ceiling, 50, "its ceiling is its own to lower");
+        assert!(game.on_plan("a", (10, 50), (0, 0), (2, Some(20))).recall);
+        assert_eq!(game.on_plan("a", (10, 10), (0, 0), (2, Some(20))).ceiling, 10);
+        assert_eq!(game.on_plan("b", (0, 0), (5, 5), (2, Some(20))).ceiling, 5);
+    }
+
+    #[test]
+    fn without_a_cap_only_use_is_kept() {
+        let mut game = Game::new();
+        let free = game.on_plan("a", (7, u64::MAX), (5, 500), (1, None));
+        assert_eq!(free, Got { ceiling: u64::MAX, used: 7, recall: false, exhausted: false });
+        assert_eq!(game.state.held(), 7);
+        let other = game.on_plan("b", (0, 0), (90, 90), (2, Some(100)));
+        assert_eq!((other.ceiling, other.used), (90, 7));
+        let unlimited = game.on_plan("a", (9, u64::MAX), (0, 0), (1, None));
+        assert_eq!(unlimited.ceiling, u64::MAX, "what it believes it holds is charged to it");
+        assert_eq!(game.on_plan("b", (90, 90), (1, 1), (2, Some(100))).ceiling, 90);
+    }
+
+    #[test]
+    fn a_short_node_has_the_others_recalled_for_a_second() {
+        let mut game = Game::new();
+        game.settles("a", (0, 90), 0, 0);
+        assert_eq!(game.settles("b", (0, 0), 20, 20), Got { ceiling: 10, used: 0, recall: false, exhausted: false });
+        assert!(game.settles("a", (0, 90), 0, 0).recall);
+        game.now_ms = HUNGER_MS;
+        assert!(!game.settles("a", (0, 90), 0, 0).recall);
+    }
+
+    #[test]
+    fn two_nodes_short_of_more_than_half_the_rest_do_not_block_each_other() {
+        let mut game = Game::new();
+        game.settles("a", (47, 47), 0, 0);
+        game.settles("b", (47, 50), 0, 0);
+        assert_eq!(game.settles("a", (47, 47), 5, 5).ceiling, 50, "three of the five");
+        assert_eq!(
+            game.settles("b", (47, 47), 5, 5).ceiling,
+            48,
+            "not its turn: two of the three it gives back are kept"
+        );
+        assert_eq!(game.settles("a", (47, 50), 2, 2).ceiling, 52, "served");
+        assert_eq!(game.settles("b", (47, 47), 1, 1).ceiling, 48, "and the last one is for the other");
+    }
+
+    #[test]
+    fn a_need_that_cannot_be_met_keeps_nothing_from_others() {
+        let mut game = Game::new();
+        game.settles("a", (97, 97), 5, 5);
+        assert_eq!(game.state.turn, None);
+        assert_eq!(game.settles("a", (97, 97), 0, 0).ceiling, 97);
+        assert_eq!(game.settles("b", (0, 0), 1, 1).ceiling, 1);
+    }
+
+    #[test]
+    fn a_turn_passes_on_when_its_time_is_over() {
+        let mut game = Game::new();
+        game.settles("dead", (0, 60), 0, 0);
+        game.settles("a", (20, 20), 0, 0);
+        game.settles("b", (10, 10), 0, 0);
+        let turn_of = |game: &Game| game.state.turn.clone().map(|turn| turn.node);
+        assert_eq!(game.settles("a", (20, 20), 30, 30).ceiling, 30);
+        assert_eq!(turn_of(&game), Some(node("a")));
+        assert_eq!(game.settles("a", (20, 20), 0, 0).ceiling, 20);
+        assert_eq!(turn_of(&game), None, "who needs nothing has no turn");
+        game.settles("a", (20, 20), 30, 30);
+        assert_eq!(game.settles("b", (10, 10), 15, 15).ceiling, 10);
+        game.now_ms = HUNGER_MS;
+        assert_eq!(game.settles("a", (20, 30), 20, 20).ceiling, 30);
+        assert_eq!(game.settles("a", (20, 20), 0, 0).ceiling, 20);
+        assert_eq!(game.settles("b", (10, 10), 10, 10).ceiling, 20, "all that the dead node does not hold");
+    }
+}

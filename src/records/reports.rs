@@ -399,7 +399,7 @@ mod tests {
         assert_eq!(values(&list(None, None, kit::page(2, all.next)).await), [1]);
         assert_eq!(values(&list(Some("acme"), None, kit::page(9, None)).await), [2, 1]);
         assert_eq!(values(&list(None, Some(ReportState::Delivered), kit::page(9, None)).await), [1]);
-        assert_eq!(values(&list(Some("other"), Some(ReportState::Delivered), kit::page(9, None)).await), []);
+        assert!(list(Some("other"), Some(ReportState::Delivered), kit::page(9, None)).await.data.is_empty());
     }
 
     #[tokio::test]
