@@ -72,7 +72,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+        serde_json::from_str(&self.text).expect("a JSON document")
     }
 
     /// Asserts a problem document with that status, code and field.
@@ -101,7 +101,7 @@ impl Api {
     pub(crate) async fn start() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let config = write_config(&directory);
-        let loaded = config::load(&config, &Env::empty()).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let loaded = config::load(&config, &Env::empty()).expect("files without a mistake");
         let clock = Clock::manual(NOW.parse().expect("RFC 3339"));
         let records = Records::open(&loaded.settings.store.records).await.expect("a new database");
         let active = Arc::new(ArcSwap::from_pointee(active(loaded, clock.now())));

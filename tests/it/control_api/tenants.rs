@@ -29,6 +29,17 @@ async fn creating_twice_is_creating_once() {
 }
 
 #[tokio::test]
+async fn creating_at_the_same_moment_is_creating_once() {
+    let api = Api::start().await;
+    let make = || async { api.call("POST", "/tenants", json!({"id": "acme", "plan": "free"})).await.status.as_u16() };
+    let mut statuses = futures_util::future::join_all((0..8).map(|_| make())).await;
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 200, 201]);
+    assert_eq!(api.audited().await.len(), 1);
+    api.stop().await;
+}
+
+#[tokio::test]
 async fn every_wrong_field_is_named() {
     let api = Api::start().await;
     let table = [

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tollgate::journal::Outcome;
 use tollgate::journal::batch::{Batch, Row};
+use tollgate::pricing::{Gate, Status};
 use tollgate::records::{Answer, Report};
 use tollgate::units::{Account, KeyNum, NodeId, PeriodId, TenantNum};
 
@@ -180,6 +181,20 @@ async fn the_same_rows_as_csv() {
     let headers = [("authorization", &*format!("Bearer {ADMIN}")), ("accept", "text/csv")];
     let by_header = api.raw("GET", "/api/v1/tenants/acme/usage", &headers, String::new()).await;
     assert_eq!(by_header.text, expected);
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn where_a_status_opens_only_the_free_plan_its_limits_are_shown() {
+    let api = Api::start().await;
+    api.acme().await;
+    let mut active = (**api.active.load()).clone();
+    let starter = Arc::make_mut(&mut active.pricing).plans.get_mut("starter").expect("in the file");
+    Arc::make_mut(starter).gates.insert(Status::Canceled, Gate::Free);
+    api.active.store(Arc::new(active));
+    api.call("PATCH", "/tenants/acme", json!({"status": "canceled"})).await.ok(200);
+    let usage = api.get("/tenants/acme/usage").await.ok(200);
+    assert_eq!((&usage["plan"], &usage["meters"][0]["limit"]), (&json!("free"), &json!(100)));
     api.stop().await;
 }
 
