@@ -82,6 +82,7 @@ async fn tenants_from_creation_to_deletion() {
     assert!(other.starts_with("tollgate: tenant \"acme\" exists with another "), "{other}");
     let update = ["tenant", "update", "acme", "--status", "active", "--email", "", "--format", "json"];
     let updated = run(&api, &update).await.json();
+    assert_eq!(run(&api, &["tenant", "update", "acme", "--plan", "gold"]).await.code, Some(1));
     assert_eq!((&updated["status"], &updated["email"]), (&json!("active"), &Value::Null));
     assert_eq!(run(&api, &["tenant", "show", "acme", "--format", "json"]).await.json(), updated);
     run(&api, &["tenant", "create", "b", "--plan", "free"]).await.fine();
@@ -171,7 +172,13 @@ async fn exit_codes_tell_a_refusal_from_wrong_usage() {
     nowhere.args(["tenant", "list", "--admin", "http://127.0.0.1:1"]);
     let said = finish(nowhere).await.failed(1);
     assert!(said.contains("cannot reach the admin API at http://127.0.0.1:1: Connection refused"), "{said}");
-    for wrong in [&["tenant"][..], &["tenant", "show"], &["usage", "acme", "--by", "colour"], &["sell"]] {
+    for wrong in [
+        &["tenant"][..],
+        &["tenant", "show"],
+        &["tenant", "create", "acme"],
+        &["usage", "acme", "--by", "colour"],
+        &["sell"],
+    ] {
         run(&api, wrong).await.failed(2);
     }
     api.stop().await;
