@@ -6,10 +6,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+mod check;
 mod client;
 pub mod demo;
 mod key;
 mod output;
+mod sandbox;
 pub mod serve;
 mod table;
 mod tenant;
@@ -29,12 +31,16 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Show the whole of it on this machine: a sample API, the gateway, the Stripe sandbox, tenants and keys.
     Demo(demo::DemoArgs),
+    /// Validate every configuration file; explain what one request would match and cost.
+    Check(check::CheckArgs),
     /// Create, list, show, change and delete tenants.
     Tenant(tenant::TenantArgs),
     /// Create, list, revoke and rotate a tenant's keys.
     Key(key::KeyArgs),
     /// A tenant's usage and overage.
     Usage(usage::UsageArgs),
+    /// Run the Stripe stand-in alone.
+    Sandbox(sandbox::SandboxArgs),
 }
 
 /// How a listing is printed.
@@ -86,9 +92,11 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Tenant(args) => tenant::run(args),
         Command::Key(args) => key::run(args),
         Command::Usage(args) => usage::run(args),
+        Command::Sandbox(args) => sandbox::run(&args),
     }
 }
 

@@ -109,7 +109,8 @@ pub struct ReloadFailure {
 /// Something that the data plane may hold in memory has changed in the records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A tenant was created, changed or deleted.
+    /// A tenant was created, changed or deleted. What is held of its keys is out of date too: those known at a deletion
+    /// are told of one by one, but one made in the same moment is not.
     Tenant(TenantNum),
     /// The key with this SHA-256 was created, revoked or given an expiry.
     Key([u8; 32]),

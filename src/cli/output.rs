@@ -22,9 +22,11 @@ pub(super) fn print_json(value: &Value) -> Result<(), Failure> {
     print(&format!("{value:#}"))
 }
 
-/// One complaint to standard error. If nobody listens there, the exit code still tells.
+/// One complaint to standard error, with our name before it; several lines stand for themselves, so that the places in
+/// files at their beginnings stay what editors look for. If nobody listens there, the exit code still tells.
 pub(super) fn complain(text: &str) {
-    if write_to(io::stderr().lock(), &format!("tollgate: {text}")).is_err() {
+    let name = if text.trim_end().contains('\n') { "" } else { "tollgate: " };
+    if write_to(io::stderr().lock(), &format!("{name}{text}")).is_err() {
         // The exit code tells.
     }
 }

@@ -26,6 +26,9 @@ enum TenantCommand {
     Create {
         /// Its id: letters, digits, `.`, `_`, `-`.
         id: String,
+        /// Plan in the pricing file.
+        #[arg(long)]
+        plan: String,
         #[command(flatten)]
         fields: Fields,
     },
@@ -59,12 +62,9 @@ enum TenantCommand {
     },
 }
 
-/// What a tenant is.
+/// Who a tenant is.
 #[derive(Debug, Args)]
 struct Fields {
-    /// Plan in the pricing file.
-    #[arg(long)]
-    plan: Option<String>,
     /// Name, for people.
     #[arg(long)]
     name: Option<String>,
@@ -76,9 +76,12 @@ struct Fields {
     stripe_customer_id: Option<String>,
 }
 
-/// What its subscription is, where Stripe does not say so itself.
+/// What its plan and subscription are, where Stripe does not say so itself.
 #[derive(Debug, Args)]
 struct Subscription {
+    /// Plan in the pricing file.
+    #[arg(long)]
+    plan: Option<String>,
     /// Stripe subscription, `sub_…`.
     #[arg(long, value_name = "SUB")]
     stripe_subscription_id: Option<String>,
@@ -103,10 +106,10 @@ struct Subscription {
 pub(super) fn run(args: TenantArgs) -> Result<(), Failure> {
     let client = Client::new(&args.admin)?;
     match args.command {
-        TenantCommand::Create { id, fields } => {
+        TenantCommand::Create { id, plan, fields } => {
             let mut body = fields.into_json();
             body.retain(|_, value| !value.is_null());
-            body.insert("id".to_owned(), id.into());
+            body.extend([("id".to_owned(), id.into()), ("plan".to_owned(), plan.into())]);
             show(&client.send(Method::POST, "/api/v1/tenants", Some(&body.into()))?, args.format)
         }
         TenantCommand::List { limit, after } => {
@@ -131,18 +134,14 @@ fn path(id: &str) -> String {
 
 impl Fields {
     fn into_json(self) -> Map<String, Value> {
-        given([
-            ("plan", self.plan),
-            ("name", self.name),
-            ("email", self.email),
-            ("stripe_customer_id", self.stripe_customer_id),
-        ])
+        given([("name", self.name), ("email", self.email), ("stripe_customer_id", self.stripe_customer_id)])
     }
 }
 
 impl Subscription {
     fn into_json(self) -> Map<String, Value> {
         given([
+            ("plan", self.plan),
             ("stripe_subscription_id", self.stripe_subscription_id),
             ("status", self.status),
             ("trial_ends_at", self.trial_ends_at),

@@ -54,7 +54,11 @@ async fn read(request: Request) -> Result<Bytes, Problem> {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    let text = if body.trim_ascii().is_empty() { b"{}" } else { body };
+    let text = if body.trim_ascii().is_empty() { b"{}" } else { body.trim_ascii_start() };
+    if text.first() != Some(&b'{') {
+        // serde would take an array as the fields in their order.
+        return Err(Problem::unreadable("the body is not one JSON object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(text);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| wrong_body(&error))?;
     json.end().map_err(|error| Problem::unreadable(format!("the body is not one JSON object: {error}")))?;
@@ -205,14 +209,15 @@ mod tests {
     fn every_mistake_in_a_body_names_its_field() {
         let table = [
             (r#"{"id":"a","colour":1}"#, Some("colour"), "unknown field `colour`, expected `id` or `scopes`"),
-            (r#"{}"#, Some("id"), "missing field `id`"),
+            ("{}", Some("id"), "missing field `id`"),
             ("", Some("id"), "missing field `id`"),
             (r#"{"id":"a","id":"b"}"#, Some("id"), "duplicate field `id`"),
             (r#"{"id":7}"#, Some("id"), "id: invalid type: integer `7`, expected a string"),
             (r#"{"id":"a","scopes":["/",8]}"#, Some("scopes[1]"), "scopes[1]: invalid type: integer `8`"),
             (r#"{"id":"#, None, "the body is not JSON"),
             (r#"{"id":"a"} {"#, None, "the body is not one JSON object"),
-            ("[1]", None, "invalid type"),
+            (r#" ["a", ["/"]]"#, None, "the body is not one JSON object"),
+            ("null", None, "the body is not one JSON object"),
         ];
         for (body, field, detail) in table {
             let (got_field, got_detail) = refusal(body);

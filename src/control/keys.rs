@@ -18,7 +18,7 @@ use super::tenants::{find, may_have_happened};
 use super::{Change, ControlState};
 use crate::config::settings::Secret;
 use crate::pricing::Scope;
-use crate::records::{Created, Key, Listed, NewKey, Page};
+use crate::records::{Created, Key, Listed, NewKey};
 
 /// Overlap of a rotation that does not say, seconds.
 const DEFAULT_OVERLAP_S: u32 = 3600;
@@ -28,9 +28,6 @@ const LONGEST_OVERLAP_S: u32 = 90 * 24 * 3600;
 
 /// Most scopes of a key.
 const MOST_SCOPES: usize = 100;
-
-/// Keys asked for at once while one is looked for.
-const KEYS_AT_ONCE: u32 = 1000;
 
 /// Body of `POST …/keys`.
 #[derive(Debug, Default, Deserialize)]
@@ -225,17 +222,7 @@ fn successor(old: &Key, secret: &KeySecret) -> Result<NewKey, Problem> {
 
 async fn key_of(state: &ControlState, tenant: &str, id: &str) -> Result<Key, Problem> {
     find(state, tenant).await?;
-    let mut after = None;
-    loop {
-        let page = state.records.keys(tenant, Page { limit: KEYS_AT_ONCE, after }).await?;
-        if let Some(key) = page.data.into_iter().find(|key| key.id == id) {
-            return Ok(key);
-        }
-        after = page.next;
-        if after.is_none() {
-            return Err(Problem::no_key(tenant, id));
-        }
-    }
+    state.records.key(tenant, id).await?.ok_or_else(|| Problem::no_key(tenant, id))
 }
 
 fn usable(key: &Key, now: Timestamp) -> Result<(), Problem> {

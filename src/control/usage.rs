@@ -67,9 +67,11 @@ pub(super) async fn show(
     let tenant = find(&state, &id).await?;
     let now = state.clock.now();
     let period = period_at(tenant.anchor(), now.as_second());
-    let (from, to) = range(&params, period, now)?;
     let by = params.by.unwrap_or(UsageBy::Route);
-    let rows = state.records.usage(tenant.num, from, to, by).await?;
+    let rows = match range(&params, period, now)? {
+        None => state.records.usage_in_period(tenant.num, period, by).await?,
+        Some((from, to)) => state.records.usage(tenant.num, from, to, by).await?,
+    };
     if params.format.unwrap_or_else(|| accepted(&headers)) == Format::Csv {
         return Ok(as_csv(&rows, by));
     }
@@ -86,14 +88,18 @@ pub(super) async fn show(
     .into_response())
 }
 
-fn range(params: &UsageParams, period: Period, now: Timestamp) -> Result<(Timestamp, Timestamp), Problem> {
+/// The span that was asked for; `None` = the running period, exactly.
+fn range(params: &UsageParams, period: Period, now: Timestamp) -> Result<Option<(Timestamp, Timestamp)>, Problem> {
     let from = params.from.as_deref().map(|text| time("from", text)).transpose()?;
     let to = params.to.as_deref().map(|text| time("to", text)).transpose()?;
+    if from.is_none() && to.is_none() {
+        return Ok(None);
+    }
     let (from, to) = (from.or_else(|| moment(period.start_s)).unwrap_or(now), to.unwrap_or(now));
     if from > to {
         return Err(Problem::invalid("from", format!("{from} is after `to`, {to}")));
     }
-    Ok((from, to))
+    Ok(Some((from, to)))
 }
 
 fn moment(second: i64) -> Option<Timestamp> {

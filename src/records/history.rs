@@ -5,6 +5,7 @@ use sqlx::any::AnyRow;
 
 use super::rows::{self, Columns};
 use super::{MeterUsage, Records, RecordsError, UsageBy, UsageRow};
+use crate::period::Period;
 use crate::units::{PeriodId, TenantNum};
 
 const HOUR_S: i64 = 3600;
@@ -16,7 +17,8 @@ macro_rules! sums {
             $group,
             " AS grp, CAST(SUM(h.units) AS BIGINT) AS units, CAST(SUM(h.requests) AS BIGINT) AS requests \
              FROM history AS h LEFT JOIN api_key AS k ON k.num = h.key \
-             WHERE h.tenant = $1 AND h.hour_s > $2 AND h.hour_s < $3 GROUP BY 1, 2 ORDER BY 1, 2"
+             WHERE h.tenant = $1 AND h.hour_s > $2 AND h.hour_s < $3 AND h.period = COALESCE($4, h.period) \
+             GROUP BY 1, 2 ORDER BY 1, 2"
         )
     };
 }
@@ -42,10 +44,32 @@ impl Records {
         to: Timestamp,
         by: UsageBy,
     ) -> Result<Vec<UsageRow>, RecordsError> {
+        self.usage_between(tenant, (from.as_second(), end_s(to)), None, by).await
+    }
+
+    /// A tenant's usage in one billing period, exactly: in the hour in which one period ends and the next begins, each
+    /// has only its own.
+    pub async fn usage_in_period(
+        &self,
+        tenant: TenantNum,
+        period: Period,
+        by: UsageBy,
+    ) -> Result<Vec<UsageRow>, RecordsError> {
+        self.usage_between(tenant, (period.start_s, period.end_s), Some(period.id()), by).await
+    }
+
+    async fn usage_between(
+        &self,
+        tenant: TenantNum,
+        (from_s, to_s): (i64, i64),
+        period: Option<PeriodId>,
+        by: UsageBy,
+    ) -> Result<Vec<UsageRow>, RecordsError> {
         let query = sqlx::query(statement(by))
             .bind(rows::int(tenant.0)?)
-            .bind(from.as_second().saturating_sub(HOUR_S))
-            .bind(end_s(to));
+            .bind(from_s.saturating_sub(HOUR_S))
+            .bind(to_s)
+            .bind(period.map(|period| period.0));
         let found = query.fetch_all(self.db().read()).await?;
         found.iter().map(|row| usage_row(row, by)).collect()
     }

@@ -75,6 +75,13 @@ impl Records {
         Ok(made)
     }
 
+    /// One key of a tenant, a revoked one too.
+    pub async fn key(&self, tenant: &str, id: &str) -> Result<Option<Key>, RecordsError> {
+        let row = sqlx::query(BY_ID).bind(id.to_owned()).fetch_optional(self.db().read()).await?;
+        let found = row.as_ref().map(key).transpose()?;
+        Ok(found.filter(|key| key.tenant == tenant))
+    }
+
     /// A tenant's keys, newest first, revoked ones too.
     pub async fn keys(&self, tenant: &str, page: Page) -> Result<Listed<Key>, RecordsError> {
         let Some(tenant) = self.tenant(tenant).await? else {

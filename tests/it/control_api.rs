@@ -30,8 +30,16 @@ async fn without_a_good_token_nothing_is_told() {
     let missing = api.raw("GET", "/api/v1/tenants", &[], String::new()).await;
     missing.refused(401, "missing_credential", Some("Authorization"));
     assert_eq!(missing.headers["www-authenticate"], "Bearer");
-    api.call_as("wrong", "GET", "/tenants", Value::Null).await.refused(401, "unknown_credential", Some("Authorization"));
-    api.call_as("wrong", "GET", "/no-such-thing", Value::Null).await.refused(401, "unknown_credential", Some("Authorization"));
+    api.call_as("wrong", "GET", "/tenants", Value::Null).await.refused(
+        401,
+        "unknown_credential",
+        Some("Authorization"),
+    );
+    api.call_as("wrong", "GET", "/no-such-thing", Value::Null).await.refused(
+        401,
+        "unknown_credential",
+        Some("Authorization"),
+    );
     api.stop().await;
 }
 
@@ -49,7 +57,8 @@ async fn each_role_may_do_what_it_is_for() {
     api.call_as(BILLING, "DELETE", "/tenants/a", Value::Null).await.refused(403, "insufficient_role", None);
     api.call_as(ADMIN, "POST", "/tenants/a/keys", json!({})).await.ok(201);
     api.call_as(ADMIN, "DELETE", "/tenants/a", Value::Null).await.ok(204);
-    let who: Vec<String> = api.audited().await.into_iter().map(|(actor, action, _)| format!("{actor} {action}")).collect();
+    let who: Vec<String> =
+        api.audited().await.into_iter().map(|(actor, action, _)| format!("{actor} {action}")).collect();
     let expected = ["admin tenant.delete", "admin key.create", "billing tenant.update", "billing tenant.create"];
     assert_eq!(who, expected);
     api.stop().await;
@@ -60,7 +69,9 @@ async fn unknown_paths_methods_and_parameters_are_problems_too() {
     let api = Api::start().await;
     api.get("/nothing").await.refused(404, "unknown_path", None);
     api.raw("GET", "/nothing", &[], String::new()).await.refused(404, "unknown_path", None);
-    api.call("DELETE", "/config", Value::Null).await.refused(405, "method_not_allowed", None);
+    let wrong = api.call("DELETE", "/config", Value::Null).await;
+    wrong.refused(405, "method_not_allowed", None);
+    assert_eq!(wrong.headers["allow"], "GET,HEAD");
     api.get("/tenants?colour=red").await.refused(400, "bad_request", Some("colour"));
     api.get("/tenants?limit=many").await.refused(400, "bad_request", Some("limit"));
     api.get("/tenants?limit=0").await.refused(422, "invalid_value", Some("limit"));
@@ -79,6 +90,22 @@ async fn a_body_is_json_of_at_most_a_mebibyte() {
     post("[]".to_owned()).await.refused(400, "bad_request", None);
     post(format!("{{\"id\":\"{}\"}}", "x".repeat(1 << 20))).await.refused(413, "body_too_large", None);
     post("{\"id\":\"curl\",\"plan\":\"free\"}".to_owned()).await.ok(201);
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn without_the_records_nothing_is_made_up() {
+    let api = Api::start().await;
+    api.acme().await;
+    api.take_changes();
+    api.records.close().await;
+    for path in ["/tenants", "/tenants/acme", "/tenants/acme/usage", "/reports", "/audit"] {
+        api.get(path).await.refused(503, "records_unavailable", None);
+    }
+    api.call("POST", "/tenants", json!({"id": "b", "plan": "free"})).await.refused(503, "records_unavailable", None);
+    api.call("PATCH", "/tenants/acme", json!({"plan": "free"})).await.refused(503, "records_unavailable", None);
+    assert!(api.take_changes().is_empty(), "nothing happened");
+    assert_eq!(api.raw("GET", "/healthz", &[], String::new()).await.ok(200), json!({"status": "ok"}));
     api.stop().await;
 }
 

@@ -14,6 +14,7 @@
 )]
 
 mod crash;
+mod control_api;
 mod exactness;
 mod flush_seal;
 mod journal_crash;

@@ -72,7 +72,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+        serde_json::from_str(&self.text).expect("a JSON document")
     }
 
     /// Asserts a problem document with that status, code and field.
@@ -101,7 +101,7 @@ impl Api {
     pub(crate) async fn start() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let config = write_config(&directory);
-        let loaded = config::load(&config, &Env::empty()).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let loaded = config::load(&config, &Env::empty()).expect("files without a mistake");
         let clock = Clock::manual(NOW.parse().expect("RFC 3339"));
         let records = Records::open(&loaded.settings.store.records).await.expect("a new database");
         let active = Arc::new(ArcSwap::from_pointee(active(loaded, clock.now())));
@@ -114,8 +114,14 @@ impl Api {
             records: records.clone(),
             clock: clock.clone(),
             active: Arc::clone(&active),
-            changed: { let seen = Arc::clone(&changes); Arc::new(move |change| seen.lock().expect("sound").push(change)) },
-            live_used: { let live = Arc::clone(&live); Arc::new(move |_| *live.lock().expect("sound")) },
+            changed: {
+                let seen = Arc::clone(&changes);
+                Arc::new(move |change| seen.lock().expect("sound").push(change))
+            },
+            live_used: {
+                let live = Arc::clone(&live);
+                Arc::new(move |_| *live.lock().expect("sound"))
+            },
             readiness,
             reload: {
                 let answer = Arc::clone(&reload);
@@ -128,7 +134,21 @@ impl Api {
         let cancel = CancellationToken::new();
         let serving = tokio::spawn(control::serve(listener, state, cancel.clone()));
         let http = Client::builder(TokioExecutor::new()).build_http();
-        Self { base, records, clock, changes, live, reload, active, journal, config, http, cancel, serving, _directory: directory }
+        Self {
+            base,
+            records,
+            clock,
+            changes,
+            live,
+            reload,
+            active,
+            journal,
+            config,
+            http,
+            cancel,
+            serving,
+            _directory: directory,
+        }
     }
 
     /// Stops the port and waits for its end.

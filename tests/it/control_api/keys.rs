@@ -101,7 +101,11 @@ async fn revoking_is_for_good_and_can_be_repeated() {
     api.call("POST", "/tenants/acme/keys", import).await.refused(409, "exists_with_other_content", Some("revoked_at"));
     api.call("POST", &format!("{path}/rotate"), json!({})).await.refused(409, "key_not_usable", None);
     api.call("DELETE", "/tenants/acme/keys/key_none", Value::Null).await.refused(404, "unknown_key", None);
-    api.call("DELETE", &format!("/tenants/nobody/keys/{}", id(&key)), Value::Null).await.refused(404, "unknown_tenant", None);
+    api.call("DELETE", &format!("/tenants/nobody/keys/{}", id(&key)), Value::Null).await.refused(
+        404,
+        "unknown_tenant",
+        None,
+    );
     let actions: Vec<String> = api.audited().await.into_iter().map(|(_, action, _)| action).collect();
     assert_eq!(actions, ["key.revoke", "key.import", "tenant.create"]);
     api.stop().await;

@@ -29,6 +29,17 @@ async fn creating_twice_is_creating_once() {
 }
 
 #[tokio::test]
+async fn creating_at_the_same_moment_is_creating_once() {
+    let api = Api::start().await;
+    let make = || async { api.call("POST", "/tenants", json!({"id": "acme", "plan": "free"})).await.status.as_u16() };
+    let mut statuses = futures_util::future::join_all((0..8).map(|_| make())).await;
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 200, 201]);
+    assert_eq!(api.audited().await.len(), 1);
+    api.stop().await;
+}
+
+#[tokio::test]
 async fn every_wrong_field_is_named() {
     let api = Api::start().await;
     let table = [
@@ -63,7 +74,10 @@ async fn a_patch_changes_what_it_names_and_null_empties() {
                        "trial_ends_at": "2026-12-01T00:00:00Z"});
     let changed = api.call("PATCH", "/tenants/acme", patch).await.ok(200);
     assert_eq!(changed["name"], "Acme", "left as it was");
-    assert_eq!((&changed["plan"], &changed["email"], &changed["status"]), (&json!("free"), &Value::Null, &json!("past_due")));
+    assert_eq!(
+        (&changed["plan"], &changed["email"], &changed["status"]),
+        (&json!("free"), &Value::Null, &json!("past_due"))
+    );
     assert_eq!((&changed["status_since"], &changed["period_interval"]), (&json!(NOW), &json!("year")));
     assert_eq!(api.take_changes(), [Change::Tenant(TenantNum(1))]);
     assert_eq!(api.call("PATCH", "/tenants/acme", json!({})).await.ok(200), changed);
