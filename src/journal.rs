@@ -31,6 +31,9 @@ mod segment;
 mod stock;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use batch::{Batch, FoldError, Row};
 pub use error::OpenError;
 pub use foreign::Foreign;

@@ -128,9 +128,9 @@ pub(super) async fn delete(
     let keys = hashes_of_keys(&state, &id).await?;
     let deleted = state.records.delete_tenant(&id, state.clock.now()).await;
     if may_have_happened(&deleted) {
-        (state.changed)(Change::Tenant(tenant.num));
+        (state.changed)(Change::Tenant(tenant.num)).await;
         for hash in keys {
-            (state.changed)(Change::Key(hash));
+            (state.changed)(Change::Key(hash)).await;
         }
     }
     deleted?.ok_or_else(|| Problem::no_tenant(&id))?;
@@ -152,7 +152,7 @@ async fn make(state: &ControlState, actor: &Actor, new: NewTenant) -> Result<Cre
     let detail = serde_json::json!({ "plan": new.plan, "stripe_customer_id": new.stripe_customer_id });
     let created = state.records.create_tenant(new, state.clock.now()).await?;
     if let Created::New(tenant) = &created {
-        (state.changed)(Change::Tenant(tenant.num));
+        (state.changed)(Change::Tenant(tenant.num)).await;
         state.audit(actor, "tenant.create", &tenant.id, detail).await;
     }
     Ok(created)
@@ -163,7 +163,7 @@ async fn change(state: &ControlState, actor: &Actor, id: &str, body: PatchBody) 
     let detail = serde_json::to_value(&body).unwrap_or_default();
     let changed = state.records.update_tenant(id, body.into_patch(), state.clock.now()).await;
     if may_have_happened(&changed) {
-        (state.changed)(Change::Tenant(before.num));
+        (state.changed)(Change::Tenant(before.num)).await;
     }
     let after = changed?;
     if after.as_ref().is_some_and(|after| *after != before) {

@@ -153,3 +153,124 @@ fn row(group: Group, sums: Sums, names: &Names) -> Result<Row, FoldError> {
         requests: sums.requests,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Draft;
+    use proptest::prelude::*;
+
+    fn node() -> NodeId {
+        NodeId("node_0123456789abcdef".into())
+    }
+
+    /// Names 1, 2 and 3.
+    fn names() -> (tempfile::TempDir, Names) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let names = Names::open(&dir.path().join("names")).expect("opened");
+        names.intern_all(&["api_units", "GET /a", "GET /b"]).expect("interned");
+        (dir, names)
+    }
+
+    fn draft() -> Draft {
+        Draft {
+            at_ms: 7_200_001,
+            tenant: TenantNum(1),
+            key: KeyNum(2),
+            period: PeriodId(3),
+            units: 5,
+            meter: NameId(1),
+            route: NameId(2),
+            status: 200,
+            outcome: Outcome::Completed,
+            requests: 1,
+        }
+    }
+
+    fn numbered(drafts: &[Draft], first: u64) -> Vec<Record> {
+        drafts.iter().zip(first..).map(|(draft, seq)| draft.at(seq)).collect()
+    }
+
+    /// Few different values, so that rows really add up.
+    fn drafts() -> impl Strategy<Value = Vec<Draft>> {
+        let one =
+            (0..3_u64, 0..3_u64, 0..2_i64, -9_000_000..9_000_000_i64, 0..1_000_u64, 2..=3_u32, 1..=5_u8, 0..=1_u8);
+        let one = one.prop_map(|(tenant, key, period, at_ms, units, route, outcome, requests)| Draft {
+            at_ms,
+            tenant: TenantNum(tenant),
+            key: KeyNum(key),
+            period: PeriodId(period),
+            units,
+            route: NameId(route),
+            outcome: Outcome::from_code(outcome).expect("1 to 5 are outcomes"),
+            requests,
+            ..draft()
+        });
+        proptest::collection::vec(one, 1..200)
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_or_added(drafts in drafts(), first in 1..1_000_000_u64) {
+            let (_dir, names) = names();
+            let records = numbered(&drafts, first);
+            let batch = fold(&node(), 4, &records, &names).expect("folds");
+            prop_assert_eq!((batch.from, batch.to), (first, first + u64::try_from(drafts.len()).expect("few") - 1));
+            for tenant in (0..3).map(TenantNum) {
+                let of = |units: fn(&Row) -> u64| batch.rows.iter().filter(|row| row.tenant == tenant).map(units).sum::<u64>();
+                let expected = records.iter().filter(|record| record.tenant == tenant);
+                prop_assert_eq!(of(|row| row.units), expected.clone().map(|record| record.units).sum::<u64>());
+                prop_assert_eq!(of(|row| row.requests), expected.map(|record| u64::from(record.requests)).sum::<u64>());
+            }
+            prop_assert_eq!(fold(&node(), 4, &records, &names).expect("folds"), batch);
+        }
+
+        #[test]
+        fn the_rows_do_not_depend_on_the_order_of_the_records(drafts in drafts()) {
+            let (_dir, names) = names();
+            let reversed: Vec<_> = drafts.iter().rev().copied().collect();
+            let rows = |drafts: &[Draft]| fold(&node(), 0, &numbered(drafts, 1), &names).expect("folds").rows;
+            prop_assert_eq!(rows(&drafts), rows(&reversed));
+        }
+    }
+
+    #[test]
+    fn what_differs_stays_apart() {
+        let (_dir, names) = names();
+        let variants = [
+            draft(),
+            Draft { tenant: TenantNum(9), ..draft() },
+            Draft { key: KeyNum::NONE, ..draft() },
+            Draft { period: PeriodId(9), ..draft() },
+            Draft { route: NameId(3), ..draft() },
+            Draft { meter: NameId(3), ..draft() },
+            Draft { at_ms: 7_199_999, ..draft() },
+            Draft { status: 404, ..draft() },
+            Draft { outcome: Outcome::ClientLeft, ..draft() },
+        ];
+        let batch = fold(&node(), 0, &numbered(&variants, 1), &names).expect("folds");
+        assert_eq!(batch.rows.len(), variants.len());
+        let row = batch.rows.iter().find(|row| row.hour_s == 3600).expect("the earlier hour");
+        assert_eq!((&*row.meter, &*row.route, row.units, row.requests), ("api_units", "GET /a", 5, 1));
+    }
+
+    #[test]
+    fn times_before_1970_fall_into_their_hour_too() {
+        let (_dir, names) = names();
+        let batch = fold(&node(), 0, &[Draft { at_ms: -1, ..draft() }.at(1)], &names).expect("folds");
+        assert_eq!(batch.rows[0].hour_s, -3600);
+    }
+
+    #[test]
+    fn what_cannot_be_folded_says_where() {
+        let (_dir, names) = names();
+        let fold = |records: &[Record]| fold(&node(), 0, records, &names).expect_err("cannot be folded");
+        assert_eq!(fold(&[]), FoldError::Empty);
+        assert_eq!(fold(&[draft().at(4), draft().at(6)]), FoldError::Gap { expected: 5, found: 6 });
+        assert_eq!(fold(&[draft().at(4), draft().at(4)]), FoldError::Gap { expected: 5, found: 4 });
+        let unknown = Draft { route: NameId(8), ..draft() };
+        assert_eq!(fold(&[draft().at(4), unknown.at(5)]), FoldError::UnknownName { seq: 5, name: NameId(8) });
+        let huge = Draft { units: u64::MAX, ..draft() };
+        assert_eq!(fold(&[draft().at(4), huge.at(5)]), FoldError::Overflow { seq: 5 });
+    }
+}
