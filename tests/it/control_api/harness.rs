@@ -116,7 +116,10 @@ impl Api {
             active: Arc::clone(&active),
             changed: {
                 let seen = Arc::clone(&changes);
-                Arc::new(move |change| seen.lock().expect("sound").push(change))
+                Arc::new(move |change| {
+                    seen.lock().expect("sound").push(change);
+                    Box::pin(async {})
+                })
             },
             live_used: {
                 let live = Arc::clone(&live);
