@@ -301,13 +301,14 @@ mod tests {
 
     #[test]
     fn what_nothing_matches_has_the_default_and_it_stands_last() {
-        let table = table(&["/a, /b/{*rest}", "GET /c"]);
+        let table = table(&["/a, /b/{*rest}", "GET /c", "/d/{x}/e"]);
         let names: Vec<_> = table.routes().iter().map(|route| &*route.name).collect();
-        assert_eq!(names, ["/a, /b/{*rest}", "GET /c", "default"]);
+        assert_eq!(names, ["/a, /b/{*rest}", "GET /c", "/d/{x}/e", "default"]);
         for (request, expected) in [
             ("GET /a", "/a, /b/{*rest}"),
             ("GET /b/c", "/a, /b/{*rest}"),
             ("POST /c", "default"),
+            ("GET /d//e", "default"),
             ("OPTIONS *", "default"),
             ("CONNECT ", "default"),
             // Cost 1 in each reading: the one listed first.
