@@ -7,7 +7,7 @@ use sqlx::any::AnyRow;
 
 use super::db::Durability;
 use super::rows::{self, Columns};
-use super::{Due, Held, Listed, Page, Records, RecordsError, Report, reports};
+use super::{Due, Held, HeldState, Listed, Page, Records, RecordsError, Report, reports};
 use crate::testing::crash_point;
 use crate::units::Account;
 
@@ -170,7 +170,8 @@ fn due(row: &AnyRow) -> Result<Due, RecordsError> {
 }
 
 fn held(row: &AnyRow) -> Result<Held, RecordsError> {
-    Ok(Held { account: row.account()?, tenant: row.col("id")?, unreported: row.units("unreported")? })
+    let (account, tenant, unreported) = (row.account()?, row.col("id")?, row.units("unreported")?);
+    Ok(Held { account, tenant, unreported, state: HeldState::NoCustomer })
 }
 
 /// `tenant.period.meter` of the last row of the page before.
@@ -257,7 +258,8 @@ mod tests {
         assert_eq!(seal(&records, acme).await, None);
         assert_eq!(records.due_accounts(kit::at(99), 10).await.unwrap(), []);
         let held = records.held_accounts(kit::page(10, None)).await.unwrap();
-        let expected = Held { account: kit::account(acme), tenant: "acme".to_owned(), unreported: 7 };
+        let (account, state) = (kit::account(acme), HeldState::NoCustomer);
+        let expected = Held { account, tenant: "acme".to_owned(), unreported: 7, state };
         assert_eq!((held.data, held.next), (vec![expected], None));
         let patch = TenantPatch { stripe_customer_id: Some(Some("cus_9".to_owned())), ..TenantPatch::default() };
         records.update_tenant("acme", patch, kit::at(50)).await.unwrap();

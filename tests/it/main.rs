@@ -3,3 +3,4 @@
 mod flush_seal;
 mod ledger_contract;
 mod random;
+mod records_crash;
