@@ -292,6 +292,16 @@ pub struct Held {
     pub tenant: String,
     /// Units kept so far.
     pub unreported: u64,
+    /// What it waits for.
+    pub state: HeldState,
+}
+
+/// Why usage is in no report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldState {
+    /// Its tenant has no Stripe customer.
+    NoCustomer,
 }
 
 /// A sealed report: immutable but for its state.

@@ -14,9 +14,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Readers at once; WAL lets them read while a writer writes.
 const READERS: u32 = 4;
 
-/// SQLite only: write-ahead log, waiting for other processes' locks, and memory for a database of some millions of rows.
+/// SQLite only: write-ahead log, waiting for other processes' locks, 8 MiB of cache. No memory mapping: a broken disk
+/// is to be an error, not a signal.
 const PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 10000; PRAGMA foreign_keys = ON; \
-                       PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384; PRAGMA mmap_size = 268435456;";
+                       PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;";
 const SYNC_FULL: &str = "PRAGMA synchronous = FULL;";
 const SYNC_NORMAL: &str = "PRAGMA synchronous = NORMAL;";
 const READ_ONLY: &str = "PRAGMA query_only = ON;";
@@ -145,11 +146,17 @@ fn creating(url: &str) -> Result<String, RecordsError> {
     if file.is_empty() || file.starts_with(":memory:") || query.contains("mode=memory") {
         return Err(unavailable(format!("{url}: the records need a file")));
     }
-    if let Some(parent) = std::path::Path::new(file).parent() {
+    let file = std::path::absolute(file).map_err(|error| unavailable(format!("{file}: {error}")))?;
+    if let Some(parent) = file.parent() {
         std::fs::create_dir_all(parent).map_err(|error| unavailable(format!("{}: {error}", parent.display())))?;
     }
     let mode = if query.contains("mode=") { query.to_owned() } else { format!("mode=rwc&{query}") };
-    Ok(format!("sqlite://{file}?{}", mode.trim_end_matches('&')))
+    Ok(format!("sqlite://{}?{}", escaped(&file.display().to_string()), mode.trim_end_matches('&')))
+}
+
+/// A path as part of a URL; spaces and the like the URL parser escapes itself.
+fn escaped(path: &str) -> String {
+    path.replace('%', "%25").replace('#', "%23")
 }
 
 #[cfg(test)]
@@ -208,6 +215,15 @@ mod tests {
         assert_eq!(row.col::<String>("journal_mode").unwrap(), "wal");
         let refused = sqlx::query(NOTE).bind("x").execute(records.db().read()).await;
         assert!(refused.is_err(), "readers do not write");
+    }
+
+    #[tokio::test]
+    async fn any_path_will_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("A b%41#ü").join("records.db");
+        let records = super::super::Records::open(&format!("sqlite:{}", file.display())).await.unwrap();
+        records.close().await;
+        assert!(file.exists());
     }
 
     #[tokio::test]

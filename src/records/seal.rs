@@ -7,7 +7,7 @@ use sqlx::any::AnyRow;
 
 use super::db::Durability;
 use super::rows::{self, Columns};
-use super::{Due, Held, Listed, Page, Records, RecordsError, Report, reports};
+use super::{Due, Held, HeldState, Listed, Page, Records, RecordsError, Report, reports};
 use crate::testing::crash_point;
 use crate::units::Account;
 
@@ -26,8 +26,8 @@ const DUE: &str = concat!(
     " - a.reported AS unreported \
      FROM account AS a JOIN tenant AS t ON t.num = a.tenant \
      WHERE a.due_at <= $1 AND (a.claimed_until IS NULL OR a.claimed_until <= $1) AND t.stripe_customer_id IS NOT NULL \
-       AND NOT EXISTS (SELECT 1 FROM report AS r WHERE r.customer = t.stripe_customer_id AND r.meter = a.meter \
-           AND r.tenant = a.tenant AND r.period = a.period AND r.state = 'pending') \
+       AND NOT EXISTS (SELECT 1 FROM report AS r WHERE r.tenant = a.tenant AND r.period = a.period \
+           AND r.meter = a.meter AND r.state = 'pending') \
      ORDER BY a.due_at LIMIT $2"
 );
 const HELD: &str = concat!(
@@ -170,7 +170,8 @@ fn due(row: &AnyRow) -> Result<Due, RecordsError> {
 }
 
 fn held(row: &AnyRow) -> Result<Held, RecordsError> {
-    Ok(Held { account: row.account()?, tenant: row.col("id")?, unreported: row.units("unreported")? })
+    let (account, tenant, unreported) = (row.account()?, row.col("id")?, row.units("unreported")?);
+    Ok(Held { account, tenant, unreported, state: HeldState::NoCustomer })
 }
 
 /// `tenant.period.meter` of the last row of the page before.
@@ -212,6 +213,14 @@ mod tests {
         let second = seal(&records, acme).await.unwrap();
         assert_eq!((second.k, second.value), (2, 3));
         assert_ne!(first.identifier, second.identifier);
+    }
+
+    #[tokio::test]
+    async fn what_is_due_is_not_looked_for_among_what_is_delivered() {
+        let (_folder, records) = kit::records().await;
+        let plan = kit::plan(&records, DUE).await;
+        assert!(plan.contains("account_due") && plan.contains("report_pending_of_account"), "{plan}");
+        assert!(!plan.contains("SCAN"), "{plan}");
     }
 
     #[tokio::test]
@@ -257,7 +266,8 @@ mod tests {
         assert_eq!(seal(&records, acme).await, None);
         assert_eq!(records.due_accounts(kit::at(99), 10).await.unwrap(), []);
         let held = records.held_accounts(kit::page(10, None)).await.unwrap();
-        let expected = Held { account: kit::account(acme), tenant: "acme".to_owned(), unreported: 7 };
+        let (account, state) = (kit::account(acme), HeldState::NoCustomer);
+        let expected = Held { account, tenant: "acme".to_owned(), unreported: 7, state };
         assert_eq!((held.data, held.next), (vec![expected], None));
         let patch = TenantPatch { stripe_customer_id: Some(Some("cus_9".to_owned())), ..TenantPatch::default() };
         records.update_tenant("acme", patch, kit::at(50)).await.unwrap();
