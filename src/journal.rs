@@ -123,7 +123,7 @@ const MOST_SEGMENT_RECORDS: u32 = 16 * 1024 * 1024;
 
 impl Journal {
     /// Opens the journal at `config.path`, or makes it: takes the lock, checks and repairs what the last run left, syncs
-    /// it, and counts this start. Blocks on the disk.
+    /// it, and counts this start. Blocks on the disk, and needs a few bytes of it.
     ///
     /// # Errors
     /// Everything that a person should look at before records are added; see [`OpenError`].
@@ -316,6 +316,9 @@ fn open_home(config: &Config) -> Result<Home, OpenError> {
 }
 
 fn make_dir(dir: &Path) -> Result<(), OpenError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
     std::fs::create_dir_all(dir).at(dir)?;
     match dir.canonicalize().at(dir)?.parent() {
         Some(parent) => segment::sync_dir(parent).at(parent),

@@ -160,9 +160,10 @@ pub(super) fn is_no_space(error: &io::Error) -> bool {
 /// Runs until the bell says stop: syncs at least every `interval` and whenever asked, and keeps segments ready.
 pub(super) fn keep(home: &Home, interval: Duration) {
     let mut sync_at = Instant::now() + interval;
-    let mut stock_at = Instant::now();
+    let mut retry_at: Option<Instant> = None;
     loop {
-        std::thread::park_timeout(sync_at.saturating_duration_since(Instant::now()));
+        let wake_at = retry_at.map_or(sync_at, |retry_at| retry_at.min(sync_at));
+        std::thread::park_timeout(wake_at.saturating_duration_since(Instant::now()));
         let stopping = home.bell.stop.load(Ordering::Acquire);
         if home.bell.wants_sync.swap(false, Ordering::AcqRel) || stopping || Instant::now() >= sync_at {
             sync_at = Instant::now() + if home.sync().is_ok() { interval } else { interval.max(RETRY) };
@@ -170,8 +171,8 @@ pub(super) fn keep(home: &Home, interval: Duration) {
         if stopping {
             break;
         }
-        if Instant::now() >= stock_at && home.stock(Instant::now()).is_err() {
-            stock_at = Instant::now() + RETRY;
+        if retry_at.is_none_or(|retry_at| Instant::now() >= retry_at) {
+            retry_at = home.stock(Instant::now()).is_err().then(|| Instant::now() + RETRY);
         }
     }
     home.lanes().iter().for_each(|lane| lane.end());

@@ -20,6 +20,9 @@ use super::stock::Rate;
 use crate::testing::crash_point;
 use crate::units::NodeId;
 
+/// However much is promised to exchanges in flight, so many segments are the most that wait ahead of a writer.
+const MOST_PROMISED_SEGMENTS: u64 = 64;
+
 /// One worker's journal.
 pub(super) struct Lane {
     pub(super) worker: u16,
@@ -31,8 +34,10 @@ pub(super) struct Lane {
     written: AtomicU64,
     /// Last record that segments are ready for; 0 while the disk fails.
     limit: AtomicU64,
-    /// A reservation was refused and no room has come since.
+    /// A reservation was refused and no room has come since …
     refused: AtomicBool,
+    /// … and this many records were promised or asked for then.
+    short_of: AtomicU64,
     durable: watch::Sender<Durable>,
     /// Ready segments, in order; their number is bounded by what `stock` asks for. Locked once per segment by the writer.
     spares: Mutex<VecDeque<Spare>>,
@@ -121,6 +126,7 @@ impl Lane {
             written: AtomicU64::new(last_seq),
             limit: AtomicU64::new(last_seq),
             refused: AtomicBool::new(false),
+            short_of: AtomicU64::new(0),
             durable: watch::Sender::new(Durable { seq: last_seq, ended: false }),
             spares: Mutex::default(),
             files: Mutex::new(files),
@@ -136,9 +142,8 @@ impl Lane {
         if self.has_writer.swap(true, Ordering::AcqRel) {
             return Err(OpenError::Taken(self.worker));
         }
-        self.prepare(&mut files, flushed_seq)
-            .at(&self.dir)
-            .inspect_err(|_| self.has_writer.store(false, Ordering::Release))
+        // After an error it stays claimed: the files are in an unknown state, and opening again sorts them out.
+        self.prepare(&mut files, flushed_seq).at(&self.dir)
     }
 
     fn prepare(&self, files: &mut Files, flushed_seq: u64) -> io::Result<()> {
@@ -204,22 +209,33 @@ impl Lane {
         }
         let mut files = self.files();
         files.rate.observe(now, self.written());
-        let wanted = files.rate.room_wanted(self.segment_records);
-        while files.next_first - 1 - self.written() < wanted {
-            let nonce = getrandom::u32().map_err(|error| io::Error::other(error.to_string()))?;
-            let header = Header {
-                node: self.node.clone(),
-                worker: self.worker,
-                records: self.segment_records,
-                first_seq: files.next_first,
-                origin: files.origin,
-                nonce,
-            };
-            let fresh = segment::create(&self.dir, header)?;
+        while files.next_first - 1 - self.written() < self.room_wanted(&files.rate) {
+            let fresh = segment::create(&self.dir, self.next_header(&files)?)?;
             self.add(&mut files, fresh);
             self.open_room(&files);
         }
+        self.short_of.store(0, Ordering::Release);
+        self.open_room(&files);
         Ok(())
+    }
+
+    /// For the recent rate; more where many exchanges hold room at the same time.
+    fn room_wanted(&self, rate: &Rate) -> u64 {
+        let segment = u64::from(self.segment_records);
+        let promised = self.short_of.load(Ordering::Acquire).saturating_add(segment);
+        rate.room_wanted(self.segment_records).max(promised.min(segment * MOST_PROMISED_SEGMENTS))
+    }
+
+    fn next_header(&self, files: &Files) -> io::Result<Header> {
+        let nonce = getrandom::u32().map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(Header {
+            node: self.node.clone(),
+            worker: self.worker,
+            records: self.segment_records,
+            first_seq: files.next_first,
+            origin: files.origin,
+            nonce,
+        })
     }
 
     /// Carries every record written so far to the disk itself. Callers that come meanwhile share the next one.
@@ -301,8 +317,9 @@ impl Lane {
         self.written.store(seq, Ordering::Release);
     }
 
-    /// Notes a refusal; whether it is the first since there was room.
-    pub(super) fn refuse(&self) -> bool {
+    /// Notes that room for `records` was wanted in all; whether it is the first refusal since there was room.
+    pub(super) fn refuse(&self, records: u64) -> bool {
+        self.short_of.store(records, Ordering::Release);
         !self.refused.swap(true, Ordering::AcqRel)
     }
 
@@ -364,4 +381,95 @@ fn is_older(segment: &Segment, not_before_ms: i64) -> io::Result<bool> {
         // Numbering jumped over its rest; what it holds was counted before the jump.
         Some((_, _, Content::Empty | Content::Bad)) | None => true,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::codec::encode;
+    use crate::journal::record::{Draft, Outcome};
+    use crate::units::{KeyNum, NameId, PeriodId, TenantNum};
+
+    fn lane(dir: &Path) -> Lane {
+        let node = NodeId("node_0123456789abcdef".into());
+        let lane = Lane::new(Place { dir: dir.to_owned(), node: &node, worker: 0, segment_records: 16 }, None);
+        lane.claim(0).expect("claimed");
+        lane.stock(Instant::now()).expect("stocked");
+        lane
+    }
+
+    fn write(lane: &Lane, count: u64) -> Spare {
+        let draft = Draft {
+            at_ms: 0,
+            tenant: TenantNum(1),
+            key: KeyNum::NONE,
+            period: PeriodId(0),
+            units: 1,
+            meter: NameId(1),
+            route: NameId(1),
+            status: 200,
+            outcome: Outcome::Completed,
+            requests: 1,
+        };
+        let mut spare = lane.take_spare().expect("ready");
+        for seq in 1..=count {
+            if spare.cursor.is_full() {
+                spare = lane.take_spare().expect("ready");
+            }
+            spare.cursor.push(&encode(&draft.at(seq), spare.salt));
+            lane.set_written(seq);
+        }
+        spare
+    }
+
+    #[test]
+    fn after_a_failed_sync_there_is_no_room_until_everything_was_written_again() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let lane = lane(dir.path());
+        write(&lane, 20);
+        {
+            let mut files = lane.files();
+            files.suspect = true;
+            lane.open_room(&files);
+        }
+        lane.stock(Instant::now()).expect("stocked");
+        assert_eq!((lane.limit(), lane.durable()), (0, 0));
+        lane.sync().expect("synced");
+        assert_eq!((lane.durable(), lane.limit()), (20, 64));
+    }
+
+    #[test]
+    fn promises_widen_the_room() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let lane = lane(dir.path());
+        assert_eq!(lane.limit(), 32);
+        assert!(lane.refuse(40));
+        assert!(!lane.refuse(41));
+        lane.stock(Instant::now()).expect("stocked");
+        assert!(!lane.is_refusing());
+        assert_eq!(lane.limit(), 64);
+    }
+
+    #[test]
+    fn mapped_segments_are_let_go_when_they_are_synced_to_the_end() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let lane = lane(dir.path());
+        write(&lane, 16);
+        lane.sync().expect("synced");
+        assert_eq!(lane.files().live.len(), 2, "the writer may still hold the full one");
+        let mut next = lane.take_spare().expect("ready");
+        next.cursor.push(&[1; 64]);
+        lane.set_written(17);
+        lane.sync().expect("synced");
+        assert_eq!(lane.files().live.len(), 1);
+    }
+
+    #[test]
+    fn a_segment_is_never_made_over_another() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let lane = lane(dir.path());
+        lane.files().next_first = 1;
+        lane.short_of.store(100, Ordering::Release);
+        assert_eq!(lane.stock(Instant::now()).expect_err("refused").kind(), io::ErrorKind::AlreadyExists);
+    }
 }

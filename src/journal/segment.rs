@@ -61,6 +61,10 @@ fn file_name(first_seq: u64) -> String {
 pub(super) fn create(dir: &Path, header: Header) -> io::Result<Fresh> {
     let name = file_name(header.first_seq);
     let (temporary, path) = (dir.join(format!("{name}.tmp")), dir.join(name));
+    // The directory is locked and only the keeper makes segments, so asking first is enough.
+    if path.exists() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is there already", path.display())));
+    }
     let made = fill(&temporary, &header).and_then(|made| {
         std::fs::rename(&temporary, &path)?;
         sync_dir(dir)?;

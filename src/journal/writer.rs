@@ -121,15 +121,15 @@ impl Pen {
     fn reserve(&mut self, records: u32) -> Result<(), Full> {
         let reserved = self.reserved + u64::from(records);
         if self.next_seq - 1 + reserved > self.lane.limit() {
-            return Err(self.refuse());
+            return Err(self.refuse(reserved));
         }
         self.reserved = reserved;
         Ok(())
     }
 
     #[cold]
-    fn refuse(&self) -> Full {
-        if self.lane.refuse() {
+    fn refuse(&self, records: u64) -> Full {
+        if self.lane.refuse(records) {
             self.home.bell.ring();
         }
         Full
