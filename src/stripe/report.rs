@@ -47,10 +47,10 @@ const REPORTS: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How soon to look again at what only a change of configuration or a person can move.
-const HELD: Duration = Duration::from_mins(1);
+const HELD: Duration = Duration::from_secs(60);
 
 /// How soon to try the summaries again when they could not be read.
-const READ_AGAIN: Duration = Duration::from_mins(10);
+const READ_AGAIN: Duration = Duration::from_secs(10 * 60);
 
 /// An attempt that has not begun so long after it was noted is not begun: its note says when it was.
 const STALE: Duration = Duration::from_secs(30);
@@ -219,7 +219,7 @@ impl Reporter {
     /// # Errors
     /// The records failed; what was sealed or sent before stands.
     pub async fn flush_now(&self, patience: Duration) -> Result<Flushed, RecordsError> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + patience.min(Duration::from_secs(24 * 3600));
         let mut sum = Flushed::default();
         for tries in 0.. {
             let round = self.inner.round(Duration::ZERO, Pace::Hurry).await?;

@@ -11,7 +11,7 @@ use crate::records::Report;
 use crate::stripe::retry;
 
 /// Longest step of the back-off of one report.
-const CAP: Duration = Duration::from_mins(5);
+const CAP: Duration = Duration::from_secs(5 * 60);
 
 /// Notes kept; beyond that they are all dropped and made anew.
 const MAX_NOTES: usize = 100_000;

@@ -7,7 +7,7 @@ use crate::stripe::attempt::{Advice, Answer, Attempt, Refused};
 use crate::stripe::wire::MeterEvent;
 
 /// Wait after Stripe said that asking again will not help, or that we may not ask: a person has to do something.
-const SLOW: Duration = Duration::from_mins(5);
+const SLOW: Duration = Duration::from_secs(5 * 60);
 
 /// What an attempt means for its report.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,8 +117,8 @@ mod tests {
         NoAccess(Duration),
     }
 
-    fn kind(verdict: Verdict) -> Kind {
-        match verdict {
+    fn kind(verdict: &Verdict) -> Kind {
+        match *verdict {
             Verdict::Delivered => Kind::Delivered,
             Verdict::Rejected(_) => Kind::Rejected,
             Verdict::Again(_, wait) => Kind::Again(wait),
@@ -159,7 +159,7 @@ mod tests {
             (Attempt::Unknown("reset".into()), Kind::Again(ZERO)),
         ];
         for (attempt, want) in table {
-            assert_eq!(kind(judge(&attempt, "id-1")), want, "{attempt:?}");
+            assert_eq!(kind(&judge(&attempt, "id-1")), want, "{attempt:?}");
         }
     }
 
