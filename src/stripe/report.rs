@@ -404,9 +404,10 @@ impl Inner {
         let now = self.clock.now();
         match &verdict {
             Verdict::Delivered | Verdict::Rejected(_) => self.desk().forget(report),
-            Verdict::Again(_, wait) | Verdict::AgainFresh(_, wait) | Verdict::NoAccess(_, wait) => {
+            Verdict::Again(_, wait) | Verdict::AgainFresh(_, wait) => {
                 self.desk().again(report, *wait, now, retry::random());
             }
+            Verdict::NoAccess(_) => self.desk().shut(desk::after(now, HELD)),
         }
         if self.records.answered(report, verdict.answer(), now).await?.is_none() {
             return Ok(Fate::Moot);
@@ -418,7 +419,7 @@ impl Inner {
                 Fate::Delivered(report.value)
             }
             Verdict::Rejected(_) => Fate::Rejected,
-            Verdict::Again(..) | Verdict::AgainFresh(..) | Verdict::NoAccess(..) => Fate::Open,
+            Verdict::Again(..) | Verdict::AgainFresh(..) | Verdict::NoAccess(_) => Fate::Open,
         })
     }
 
@@ -447,6 +448,9 @@ impl Inner {
             return Ok(Look::Never("summaries of a gauge do not tell which values arrived".to_owned()));
         }
         let customer = report.stripe_customer_id.as_deref().unwrap_or_default();
+        if self.meters.load().values().filter(|other| other.event == target.event).count() > 1 {
+            return Ok(Look::Never(format!("two of our meters feed {:?}", target.event)));
+        }
         let metered = match self.metered(report, customer, target).await {
             Ok(metered) => metered,
             Err(error @ (CallError::Unavailable(_) | CallError::Unknown(_))) => {
@@ -550,7 +554,7 @@ fn tell(report: &Report, verdict: &Verdict) {
     match verdict {
         Verdict::Delivered => tracing::debug!(tenant, identifier, value, "report delivered"),
         Verdict::Rejected(why) => tracing::error!(tenant, identifier, value, why, "Stripe refused a report for good"),
-        Verdict::NoAccess(why, _) => tracing::error!(why, "Stripe does not accept our key; reports are waiting"),
+        Verdict::NoAccess(why) => tracing::error!(why, "Stripe does not accept our key; reports are waiting"),
         Verdict::Again(why, _) | Verdict::AgainFresh(why, _) => {
             tracing::info!(tenant, identifier, why, "report not confirmed yet; it will be sent again");
         }

@@ -139,6 +139,8 @@ impl World {
                 return;
             }
             self.pass_time(SignedDuration::from_mins(10));
+            // The sandbox's delays are real time.
+            tokio::time::sleep(Duration::from_millis(15)).await;
         }
         panic!("still open: {:#?}", self.reports().await);
     }
@@ -158,7 +160,7 @@ impl World {
 
 fn client(url: &str, key: &str) -> Client {
     let mut config = transport::Config::new(url.parse().unwrap(), Secret::new(key.to_owned()));
-    config.attempt_timeout = Duration::from_millis(400);
+    config.attempt_timeout = Duration::from_millis(300);
     config.call_timeout = Duration::from_secs(1);
     config.breaker.cool_off = Duration::from_millis(20);
     Client::new(Arc::new(Transport::new(config).unwrap()))
@@ -199,8 +201,8 @@ async fn units_arrive_once_under_every_single_fault() {
         Effect::RateLimited { reason: "resource-specific".into() },
         Effect::LockTimeout,
         Effect::Concurrency,
-        Effect::Delay { ms: 700 },
-        Effect::SlowAnswer { ms: 700 },
+        Effect::Delay { ms: 500 },
+        Effect::SlowAnswer { ms: 500 },
     ];
     let mut world = World::start().await;
     let tenants = world.tenants(3).await;
@@ -232,7 +234,7 @@ async fn storm(world: &mut World, reporters: &[Reporter], seed: u64) {
         Effect::ErrorBefore { status: 500, should_retry: None },
         Effect::ErrorAfter { status: 500, should_retry: None },
         Effect::LockTimeout,
-        Effect::SlowAnswer { ms: 600 },
+        Effect::SlowAnswer { ms: 400 },
     ];
     for (seed, effect) in (seed..).zip(effects) {
         let fault = Fault::new(effect).on("POST", EVENTS).by_chance(8, seed);
@@ -457,6 +459,7 @@ async fn a_wrong_key_makes_no_dead_letters() {
     let wrong = client(&world.sandbox.url(), "sk_test_revoked");
     let done = world.reporter_with(world.records.clone(), wrong, Duration::ZERO).pass().await.unwrap();
     assert_eq!((done.sealed, done.delivered, done.rejected, done.left), (3, 0, 0, 3));
+    assert!(world.states().await.iter().all(|state| *state == ReportState::Pending));
     world.settle(&world.reporter()).await;
     for tenant in &tenants {
         world.assert_exact(tenant, 9).await;
