@@ -5,6 +5,7 @@
 #![expect(clippy::print_stderr, reason = "what was not checked is said loudly")]
 
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,9 +60,17 @@ impl World {
 
     fn reporter_with(&self, records: Records, client: Client, flush: Duration) -> Reporter {
         let config = report::Config { flush, beat: Duration::from_millis(20), concurrency: 8 };
-        let target = Target { event: METER.into(), kind: MeterKind::Counter };
-        let meters = Meters::from([(METER.into(), target)]);
-        Reporter::new(records, client, self.clock.clone(), config, meters)
+        Reporter::new(records, client, self.clock.clone(), config, meters())
+    }
+
+    /// Another process's reporter, which dies on its `skip + 1`st pass of a crash point.
+    fn kill_reporter_at(&self, point: &str, skip: u32) {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "--ignored", "--nocapture", "stripe_report::killed_at_a_crash_point"]);
+        child.env("TOLLGATE_CRASH_AT", format!("{point}:{skip}"));
+        child.env("TOLLGATE_TEST_RECORDS", &self.url).env("TOLLGATE_TEST_STRIPE", self.sandbox.url());
+        let status = child.env("TOLLGATE_TEST_NOW", self.clock.now().to_string()).output().unwrap().status;
+        assert_eq!(status.signal(), Some(9), "killed at {point}:{skip}");
     }
 
     /// A tenant with a customer at Stripe.
@@ -156,6 +165,10 @@ impl World {
     fn judge(&self) {
         judge(&self.sandbox.exchanges());
     }
+}
+
+fn meters() -> Meters {
+    Meters::from([(METER.into(), Target { event: METER.into(), kind: MeterKind::Counter })])
 }
 
 fn client(url: &str, key: &str) -> Client {
@@ -294,6 +307,50 @@ async fn a_reporter_that_dies_anywhere_is_followed_by_another() {
     }
     world.settle(&world.reporter()).await;
     world.assert_exact(&tenant, used).await;
+}
+
+/// Where a reporter can be killed, between any two of its steps.
+const CRASH_POINTS: [&str; 6] = [
+    "seal.before",
+    "seal.before_commit",
+    "seal.after_commit",
+    "report.after_first_try",
+    "report.after_answer",
+    "report.after_delivered",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reporter_killed_at_any_crash_point_is_followed_by_another() {
+    let mut world = World::start().await;
+    let tenants = world.tenants(3).await;
+    let mut used = 0;
+    // The first pass of each point, then a later one: another customer's.
+    for (units, (point, skip)) in (1..).zip(CRASH_POINTS.into_iter().flat_map(|point| [(point, 0), (point, 2)])) {
+        for tenant in &tenants {
+            world.consume(tenant, units).await;
+        }
+        used += units;
+        world.kill_reporter_at(point, skip);
+        world.settle(&world.reporter()).await;
+        for tenant in &tenants {
+            world.assert_exact(tenant, used).await;
+        }
+    }
+    world.judge();
+}
+
+/// The process that is killed: run by the test above, by itself it has nothing to do.
+#[tokio::test]
+#[ignore = "a part of another test, in a process of its own"]
+async fn killed_at_a_crash_point() {
+    let Ok(url) = std::env::var("TOLLGATE_TEST_RECORDS") else { return };
+    let variable = |name: &str| std::env::var(name).unwrap();
+    let clock = Clock::manual(variable("TOLLGATE_TEST_NOW").parse().unwrap());
+    let client = client(&variable("TOLLGATE_TEST_STRIPE"), "sk_test_sandbox");
+    let records = Records::open(&url).await.unwrap();
+    let config = report::Config { flush: Duration::ZERO, beat: Duration::from_millis(20), concurrency: 1 };
+    let reporter = Reporter::new(records, client, clock, config, meters());
+    reporter.flush_now(Duration::from_secs(10)).await.unwrap();
 }
 
 #[tokio::test]
