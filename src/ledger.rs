@@ -2,6 +2,9 @@
 //! `Ledger` trait: numbers are absolute, nothing is added or given back by a message, so lost, late and doubled
 //! messages do no harm.
 
+pub mod embedded;
+pub mod rules;
+
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;

@@ -20,11 +20,14 @@ mod db;
 mod flush;
 mod history;
 mod keys;
+#[cfg(test)]
+mod kit;
 mod migrate;
 mod nodes;
 mod reports;
 mod rows;
 mod seal;
+mod settle;
 mod tenants;
 
 /// The database. Cheap to clone.
@@ -288,6 +291,16 @@ pub struct Held {
     pub tenant: String,
     /// Units kept so far.
     pub unreported: u64,
+    /// What it waits for.
+    pub state: HeldState,
+}
+
+/// Why usage is in no report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldState {
+    /// Its tenant has no Stripe customer.
+    NoCustomer,
 }
 
 /// A sealed report: immutable but for its state.

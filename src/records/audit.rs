@@ -45,3 +45,29 @@ fn entry(row: &AnyRow) -> Result<(i64, AuditEntry), RecordsError> {
     };
     Ok((row.col("num")?, entry))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::kit;
+    use super::*;
+
+    #[tokio::test]
+    async fn entries_come_back_newest_first() {
+        let (_folder, records) = kit::records().await;
+        let entry = |n: i64| AuditEntry {
+            at: kit::at(n),
+            actor: "ops".to_owned(),
+            action: "tenant.create".to_owned(),
+            subject: format!("t{n}"),
+            detail: serde_json::json!({ "plan": "pro", "n": n }),
+        };
+        for n in 0..3 {
+            records.audit(entry(n)).await.unwrap();
+        }
+        let first = records.audits(kit::page(2, None)).await.unwrap();
+        assert_eq!(first.data, [entry(2), entry(1)]);
+        records.audit(entry(3)).await.unwrap();
+        let second = records.audits(kit::page(2, first.next)).await.unwrap();
+        assert_eq!((second.data, second.next), (vec![entry(0)], None));
+    }
+}

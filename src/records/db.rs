@@ -14,9 +14,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Readers at once; WAL lets them read while a writer writes.
 const READERS: u32 = 4;
 
-/// SQLite only: write-ahead log, waiting for other processes' locks, and memory for a database of some millions of rows.
+/// SQLite only: write-ahead log, waiting for other processes' locks, 8 MiB of cache. No memory mapping: a broken disk
+/// is to be an error, not a signal.
 const PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 10000; PRAGMA foreign_keys = ON; \
-                       PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384; PRAGMA mmap_size = 268435456;";
+                       PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;";
 const SYNC_FULL: &str = "PRAGMA synchronous = FULL;";
 const SYNC_NORMAL: &str = "PRAGMA synchronous = NORMAL;";
 const READ_ONLY: &str = "PRAGMA query_only = ON;";
@@ -145,9 +146,91 @@ fn creating(url: &str) -> Result<String, RecordsError> {
     if file.is_empty() || file.starts_with(":memory:") || query.contains("mode=memory") {
         return Err(unavailable(format!("{url}: the records need a file")));
     }
-    if let Some(parent) = std::path::Path::new(file).parent() {
+    let file = std::path::absolute(file).map_err(|error| unavailable(format!("{file}: {error}")))?;
+    if let Some(parent) = file.parent() {
         std::fs::create_dir_all(parent).map_err(|error| unavailable(format!("{}: {error}", parent.display())))?;
     }
     let mode = if query.contains("mode=") { query.to_owned() } else { format!("mode=rwc&{query}") };
-    Ok(format!("sqlite://{file}?{}", mode.trim_end_matches('&')))
+    Ok(format!("sqlite://{}?{}", escaped(&file.display().to_string()), mode.trim_end_matches('&')))
+}
+
+/// A path as part of a URL; spaces and the like the URL parser escapes itself.
+fn escaped(path: &str) -> String {
+    path.replace('%', "%25").replace('#', "%23")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kit;
+    use super::super::rows::Columns;
+    use super::*;
+
+    const NOTE: &str = "INSERT INTO config_version (sha256, at) VALUES ($1, 0)";
+    const COUNT: &str = "SELECT COUNT(*) AS n FROM config_version";
+
+    async fn count(records: &super::super::Records) -> i64 {
+        sqlx::query(COUNT).fetch_one(records.db().read()).await.unwrap().col("n").unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_dropped_never_was() {
+        let (_folder, records) = kit::records().await;
+        for durability in [Durability::PowerCut, Durability::Process] {
+            let mut write = records.db().write(durability).await.unwrap();
+            sqlx::query(NOTE).bind("x").execute(write.on()).await.unwrap();
+            drop(write);
+            assert_eq!(count(&records).await, 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn writers_of_both_kinds_wait_for_each_other() {
+        let (_folder, records) = kit::records().await;
+        let writers = (0..40).map(|n| {
+            let records = records.clone();
+            let durability = if n % 2 == 0 { Durability::PowerCut } else { Durability::Process };
+            async move {
+                let mut write = records.db().write(durability).await?;
+                sqlx::query(NOTE).bind(n.to_string()).execute(write.on()).await?;
+                write.commit().await
+            }
+        });
+        for done in futures_util::future::join_all(writers).await {
+            done.unwrap();
+        }
+        assert_eq!(count(&records).await, 40);
+    }
+
+    #[tokio::test]
+    async fn settings_hold_on_every_connection() {
+        let (_folder, records) = kit::records().await;
+        let synchronous = async |durability| {
+            let mut write = records.db().write(durability).await.unwrap();
+            let row = sqlx::query("PRAGMA synchronous").fetch_one(write.on()).await.unwrap();
+            row.col::<i64>("synchronous").unwrap()
+        };
+        assert_eq!(synchronous(Durability::PowerCut).await, 2);
+        assert_eq!(synchronous(Durability::Process).await, 1);
+        let row = sqlx::query("PRAGMA journal_mode").fetch_one(records.db().read()).await.unwrap();
+        assert_eq!(row.col::<String>("journal_mode").unwrap(), "wal");
+        let refused = sqlx::query(NOTE).bind("x").execute(records.db().read()).await;
+        assert!(refused.is_err(), "readers do not write");
+    }
+
+    #[tokio::test]
+    async fn any_path_will_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("A b%41#ü").join("records.db");
+        let records = super::super::Records::open(&format!("sqlite:{}", file.display())).await.unwrap();
+        records.close().await;
+        assert!(file.exists());
+    }
+
+    #[tokio::test]
+    async fn closed_records_are_unavailable() {
+        let (_folder, records) = kit::records().await;
+        records.close().await;
+        assert!(matches!(records.tenant("x").await, Err(RecordsError::Unavailable(_))));
+        assert!(matches!(records.db().write(Durability::PowerCut).await, Err(RecordsError::Unavailable(_))));
+    }
 }

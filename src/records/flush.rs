@@ -179,3 +179,101 @@ fn code(outcome: Outcome) -> u8 {
         Outcome::External => 5,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::kit::{self, batch};
+    use super::*;
+    use crate::units::{KeyNum, TenantNum};
+
+    const T: TenantNum = TenantNum(1);
+
+    async fn used(records: &Records) -> u64 {
+        records.totals(&kit::node("a"), &kit::account(T)).await.unwrap().all
+    }
+
+    async fn flush(records: &Records, batches: &[Batch]) -> Vec<Flushed> {
+        records.flush(batches, kit::at(0)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_batch_counts_once_however_often_it_comes() {
+        let (_folder, records) = kit::records().await;
+        let first = batch("a", T, (1, 10), 25);
+        assert_eq!(flush(&records, std::slice::from_ref(&first)).await, [Flushed::Applied]);
+        let twice = flush(&records, &[first.clone(), first]).await;
+        assert_eq!(twice, [Flushed::Skipped { flushed_seq: 10 }; 2]);
+        assert_eq!(used(&records).await, 25);
+        assert_eq!(records.flushed_seq(&kit::node("a"), 0).await.unwrap(), 10);
+        assert_eq!(records.flushed_seq(&kit::node("a"), 1).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn gaps_other_borders_and_another_order_count_nothing() {
+        let (_folder, records) = kit::records().await;
+        flush(&records, &[batch("a", T, (1, 10), 10)]).await;
+        let wrong = [(12, 20), (5, 15), (10, 12), (1, 20), (1, 1)].map(|range| batch("a", T, range, 1000));
+        assert_eq!(flush(&records, &wrong).await, [Flushed::Skipped { flushed_seq: 10 }; 5]);
+        assert_eq!(used(&records).await, 10);
+        let reordered = [batch("a", T, (21, 30), 1), batch("a", T, (11, 20), 2), batch("a", T, (21, 30), 4)];
+        assert_eq!(
+            flush(&records, &reordered).await,
+            [Flushed::Skipped { flushed_seq: 10 }, Flushed::Applied, Flushed::Applied]
+        );
+        assert_eq!(used(&records).await, 16);
+    }
+
+    #[tokio::test]
+    async fn journals_of_workers_and_nodes_are_their_own() {
+        let (_folder, records) = kit::records().await;
+        let other_worker = Batch { worker: 1, ..batch("a", T, (1, 3), 30) };
+        let batches = [batch("a", T, (1, 2), 5), other_worker, batch("b", T, (1, 9), 700)];
+        assert_eq!(flush(&records, &batches).await, [Flushed::Applied; 3]);
+        let totals = records.totals(&kit::node("a"), &kit::account(T)).await.unwrap();
+        assert_eq!(totals, Totals { own: 35, all: 735, reported: 0 });
+    }
+
+    #[tokio::test]
+    async fn impossible_batches_are_refused_whole() {
+        let (_folder, records) = kit::records().await;
+        for range in [(0, 5), (5, 4)] {
+            let bad = Batch { from: range.0, to: range.1, ..batch("a", T, (1, 1), 1) };
+            let refused = records.flush(&[batch("a", T, (1, 1), 1), bad], kit::at(0)).await;
+            assert!(matches!(refused, Err(RecordsError::Invalid(_))));
+        }
+        let huge = [batch("a", T, (1, 1), u64::MAX / 2), batch("a", T, (2, 2), 1)];
+        assert!(matches!(records.flush(&huge, kit::at(0)).await, Err(RecordsError::Invalid(_))));
+        assert_eq!(records.flushed_seq(&kit::node("a"), 0).await.unwrap(), 0, "nothing of it happened");
+    }
+
+    #[tokio::test]
+    async fn a_total_that_no_longer_fits_stops_the_flush_and_changes_nothing() {
+        let (_folder, records) = kit::records().await;
+        flush(&records, &[batch("a", T, (1, 1), u64::MAX / 2)]).await;
+        assert!(records.flush(&[batch("a", T, (2, 2), 1)], kit::at(0)).await.is_err());
+        assert_eq!(used(&records).await, u64::MAX / 2);
+        assert_eq!(records.flushed_seq(&kit::node("a"), 0).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn two_flushers_of_the_same_batches_count_them_once() {
+        let (_folder, records) = kit::records().await;
+        let batches: Vec<_> = (1..=50).map(|n| batch("a", T, (n, n), n)).collect();
+        let (one, two) = tokio::join!(flush(&records, &batches), flush(&records, &batches));
+        let applied = one.iter().chain(&two).filter(|flushed| **flushed == Flushed::Applied).count();
+        assert_eq!(applied, 50);
+        assert_eq!(used(&records).await, 50 * 51 / 2);
+    }
+
+    #[tokio::test]
+    async fn thousands_of_rows_go_in_one_transaction() {
+        let (_folder, records) = kit::records().await;
+        let mut big = batch("a", T, (1, 5000), 3);
+        big.rows = (1..=5000)
+            .map(|n| crate::journal::Row { tenant: TenantNum(n), key: KeyNum(n % 7), ..big.rows[0].clone() })
+            .collect();
+        assert_eq!(flush(&records, &[big]).await, [Flushed::Applied]);
+        let last = records.totals(&kit::node("a"), &kit::account(TenantNum(5000))).await.unwrap();
+        assert_eq!(last.all, 3);
+    }
+}

@@ -202,3 +202,113 @@ fn key(row: &AnyRow) -> Result<Key, RecordsError> {
         created_at: row.time("k_created_at")?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{TenantPatch, kit};
+    use super::*;
+
+    fn new(n: u8) -> NewKey {
+        NewKey {
+            tenant: "acme".to_owned(),
+            id: format!("key_{n}"),
+            name: "prod".to_owned(),
+            prefix: "tg_abc".to_owned(),
+            sha256: [n; 32],
+            scopes: vec!["GET /signals".to_owned(), "/{*rest}".to_owned()],
+            expires_at: Some(kit::at(1000)),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_comes_back_as_it_went_in() {
+        let (_folder, records) = kit::records().await;
+        let tenant = kit::tenant(&records, "acme", None).await;
+        let Created::New(made) = records.create_key(new(1), kit::at(5)).await.unwrap() else { panic!("not new") };
+        assert_eq!(made.scopes, new(1).scopes);
+        assert_eq!((made.expires_at, made.created_at, made.revoked_at), (new(1).expires_at, kit::at(5), None));
+        assert_eq!(records.key_by_hash(&[1; 32]).await.unwrap(), Some((made, tenant)));
+        assert_eq!(records.key_by_hash(&[2; 32]).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn creating_again_is_safe_and_a_secret_is_one_key() {
+        let (_folder, records) = kit::records().await;
+        kit::tenant(&records, "acme", None).await;
+        kit::tenant(&records, "other", None).await;
+        let Created::New(made) = records.create_key(new(1), kit::at(5)).await.unwrap() else { panic!("not new") };
+        let create = async |change: fn(&mut NewKey)| {
+            let mut key = new(1);
+            change(&mut key);
+            records.create_key(key, kit::at(6)).await.unwrap()
+        };
+        assert_eq!(create(|_| ()).await, Created::Exists(made.clone()));
+        assert_eq!(create(|key| key.id = "key_9".to_owned()).await, Created::Exists(made));
+        assert_eq!(create(|key| key.name = "x".to_owned()).await, Created::Differs("name"));
+        assert_eq!(create(|key| key.scopes.clear()).await, Created::Differs("scopes"));
+        assert_eq!(create(|key| key.tenant = "other".to_owned()).await, Created::Differs("key"));
+        assert_eq!(create(|key| key.tenant = "nobody".to_owned()).await, Created::Differs("tenant"));
+        assert_eq!(create(|key| key.sha256 = [9; 32]).await, Created::Differs("id"));
+        records.revoke_key("acme", "key_1", kit::at(7)).await.unwrap();
+        assert_eq!(create(|_| ()).await, Created::Differs("revoked_at"));
+    }
+
+    #[tokio::test]
+    async fn revoking_is_for_good_and_for_the_owner_only() {
+        let (_folder, records) = kit::records().await;
+        kit::tenant(&records, "acme", None).await;
+        kit::tenant(&records, "other", None).await;
+        records.create_key(new(1), kit::at(5)).await.unwrap();
+        assert_eq!(records.revoke_key("other", "key_1", kit::at(6)).await.unwrap(), None);
+        assert_eq!(records.key_by_hash(&[1; 32]).await.unwrap().unwrap().0.revoked_at, None);
+        let revoked = records.revoke_key("acme", "key_1", kit::at(7)).await.unwrap().unwrap();
+        assert_eq!(revoked.revoked_at, Some(kit::at(7)));
+        let again = records.revoke_key("acme", "key_1", kit::at(8)).await.unwrap().unwrap();
+        assert_eq!(again.revoked_at, Some(kit::at(7)));
+        let expiring = records.expire_key("acme", "key_1", kit::at(50)).await.unwrap().unwrap();
+        assert_eq!(expiring.expires_at, Some(kit::at(50)));
+    }
+
+    #[tokio::test]
+    async fn use_is_noted_and_never_moves_back() {
+        let (_folder, records) = kit::records().await;
+        kit::tenant(&records, "acme", None).await;
+        for n in [1, 2] {
+            records.create_key(new(n), kit::at(5)).await.unwrap();
+        }
+        let num = records.key_by_hash(&[1; 32]).await.unwrap().unwrap().0.num;
+        records.touch_keys(&[(num, kit::at(60)), (num, kit::at(120)), (KeyNum(999), kit::at(1))]).await.unwrap();
+        records.touch_keys(&[(num, kit::at(90))]).await.unwrap();
+        records.touch_keys(&[]).await.unwrap();
+        assert_eq!(records.key_by_hash(&[1; 32]).await.unwrap().unwrap().0.last_used_at, Some(kit::at(120)));
+        assert_eq!(records.key_by_hash(&[2; 32]).await.unwrap().unwrap().0.last_used_at, None);
+    }
+
+    #[tokio::test]
+    async fn importing_passes_over_what_is_there() {
+        let (_folder, records) = kit::records().await;
+        kit::tenant(&records, "acme", None).await;
+        records.create_key(new(1), kit::at(5)).await.unwrap();
+        let stranger = NewKey { tenant: "nobody".to_owned(), ..new(9) };
+        let eternal = NewKey { expires_at: None, ..new(3) };
+        let made = records.import_keys(&[new(1), new(2), eternal, stranger], kit::at(6)).await.unwrap();
+        assert_eq!(made, 2);
+        let (second, _) = records.key_by_hash(&[2; 32]).await.unwrap().unwrap();
+        assert_eq!((second.scopes, second.expires_at), (new(2).scopes, new(2).expires_at));
+        assert_eq!(records.key_by_hash(&[3; 32]).await.unwrap().unwrap().0.expires_at, None);
+        let listed = records.keys("acme", kit::page(2, None)).await.unwrap();
+        assert_eq!(listed.data.iter().map(|key| &*key.id).collect::<Vec<_>>(), ["key_3", "key_2"]);
+        let rest = records.keys("acme", kit::page(2, listed.next)).await.unwrap();
+        assert_eq!((rest.data.len(), rest.next), (1, None));
+    }
+
+    #[tokio::test]
+    async fn the_tenant_that_comes_with_a_key_is_the_present_one() {
+        let (_folder, records) = kit::records().await;
+        kit::tenant(&records, "acme", None).await;
+        records.create_key(new(1), kit::at(5)).await.unwrap();
+        let patch = TenantPatch { plan: Some("pro".to_owned()), ..TenantPatch::default() };
+        let changed = records.update_tenant("acme", patch, kit::at(6)).await.unwrap().unwrap();
+        assert_eq!(records.key_by_hash(&[1; 32]).await.unwrap().unwrap().1, changed);
+    }
+}

@@ -53,3 +53,49 @@ impl Records {
         &self.inner.installation
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::kit;
+    use super::*;
+
+    #[tokio::test]
+    async fn opening_again_finds_the_same_installation() {
+        let (folder, first) = kit::records().await;
+        let id = first.installation().to_owned();
+        first.close().await;
+        let again = Records::open(&kit::url(&folder)).await.unwrap();
+        assert_eq!(again.installation(), id);
+        assert_eq!(id.len(), 32);
+    }
+
+    #[tokio::test]
+    async fn two_that_open_at_once_agree() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = kit::url(&folder);
+        let (one, two) = tokio::join!(Records::open(&url), Records::open(&url));
+        assert_eq!(one.unwrap().installation(), two.unwrap().installation());
+    }
+
+    #[tokio::test]
+    async fn a_newer_database_is_refused() {
+        let (folder, records) = kit::records().await;
+        let mut write = records.db().write(Durability::PowerCut).await.unwrap();
+        sqlx::query(APPLIED).bind(99_i64).execute(write.on()).await.unwrap();
+        write.commit().await.unwrap();
+        records.close().await;
+        let refused = Records::open(&kit::url(&folder)).await.unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "the records hold something unreadable: the database is at version 99, this Tollgate knows up to 1: \
+             start the newer Tollgate, or restore a backup"
+        );
+    }
+
+    #[tokio::test]
+    async fn only_a_file_will_do() {
+        for url in ["sqlite::memory:", "sqlite:", "sqlite:x.db?mode=memory", "postgres://localhost/x"] {
+            assert!(matches!(Records::open(url).await, Err(RecordsError::Unavailable(_))), "{url}");
+        }
+    }
+}

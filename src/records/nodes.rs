@@ -77,3 +77,42 @@ impl Records {
 pub(super) fn alive_since(now: Timestamp) -> i64 {
     now.as_millisecond().saturating_sub(LIVE_FOR.as_millis().try_into().unwrap_or(i64::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::kit;
+    use super::*;
+
+    #[tokio::test]
+    async fn nodes_are_live_while_they_beat() {
+        let (_folder, records) = kit::records().await;
+        assert_eq!(records.live_nodes(kit::at(0)).await.unwrap(), 0);
+        records.register_node(&kit::node("a"), 1, kit::at(0)).await.unwrap();
+        records.register_node(&kit::node("b"), 1, kit::at(0)).await.unwrap();
+        assert_eq!(records.live_nodes(kit::at(30)).await.unwrap(), 2);
+        records.beat_node(&kit::node("a"), kit::at(25)).await.unwrap();
+        records.beat_node(&kit::node("a"), kit::at(3)).await.unwrap();
+        assert_eq!(records.live_nodes(kit::at(31)).await.unwrap(), 1);
+        assert_eq!(records.live_nodes(kit::at(56)).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_old_copy_of_a_node_is_refused() {
+        let (_folder, records) = kit::records().await;
+        records.register_node(&kit::node("a"), 5, kit::at(0)).await.unwrap();
+        records.register_node(&kit::node("a"), 5, kit::at(1)).await.unwrap();
+        records.register_node(&kit::node("a"), 6, kit::at(2)).await.unwrap();
+        let copy = records.register_node(&kit::node("a"), 5, kit::at(3)).await;
+        assert!(matches!(copy, Err(RecordsError::Invalid(_))), "{copy:?}");
+    }
+
+    #[tokio::test]
+    async fn a_configuration_keeps_its_version_until_it_changes() {
+        let (_folder, records) = kit::records().await;
+        let mut versions = Vec::new();
+        for sha256 in ["a", "a", "b", "b", "a"] {
+            versions.push(records.config_version(sha256, kit::at(0)).await.unwrap());
+        }
+        assert_eq!(versions, [1, 1, 2, 2, 3]);
+    }
+}

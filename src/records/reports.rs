@@ -250,3 +250,170 @@ fn state(text: &str) -> Result<ReportState, RecordsError> {
         .find(|state| state_text(*state) == text)
         .ok_or_else(|| RecordsError::Corrupt(format!("report state {text:?}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::kit::{self, at};
+    use super::super::{Due, TenantPatch};
+    use super::*;
+    use crate::journal::Batch;
+    use crate::units::PeriodId;
+
+    /// `records` with a tenant of that customer and `units` counted in the period `PERIOD + shift`, sealed.
+    async fn sealed(records: &Records, tenant: &str, customer: &str, shift: i64, units: u64) -> Report {
+        let num = match records.create_tenant(kit::new_tenant(tenant, Some(customer)), at(0)).await.unwrap() {
+            super::super::Created::New(tenant) | super::super::Created::Exists(tenant) => tenant.num,
+            other @ super::super::Created::Differs(_) => panic!("{other:?}"),
+        };
+        let node = kit::node("a");
+        let next = records.flushed_seq(&node, 0).await.unwrap() + 1;
+        let mut batch: Batch = kit::batch("a", num, (next, next), units);
+        batch.rows[0].period = PeriodId(kit::PERIOD.0 + shift);
+        records.flush(&[batch], at(1)).await.unwrap();
+        let account = Account { period: PeriodId(kit::PERIOD.0 + shift), ..kit::account(num) };
+        records.seal(&account, at(shift + 2), at(3)).await.unwrap().unwrap()
+    }
+
+    async fn open(records: &Records) -> Vec<u64> {
+        records.open_reports(at(50), 10).await.unwrap().iter().map(|report| report.value).collect()
+    }
+
+    #[tokio::test]
+    async fn one_unanswered_report_per_customer_and_meter() {
+        let (_folder, records) = kit::records().await;
+        let first = sealed(&records, "acme", "cus_1", 0, 1).await;
+        sealed(&records, "acme", "cus_1", 100, 2).await;
+        sealed(&records, "twin", "cus_1", 0, 4).await;
+        sealed(&records, "other", "cus_2", 0, 8).await;
+        assert_eq!(open(&records).await, [1, 8]);
+        records.answered(&first, Answer::Delivered, at(9)).await.unwrap();
+        assert_eq!(open(&records).await, [2, 8]);
+    }
+
+    #[tokio::test]
+    async fn a_second_of_the_same_customer_may_not_be_tried_before_the_first_is_answered() {
+        let (_folder, records) = kit::records().await;
+        let first = sealed(&records, "acme", "cus_1", 0, 1).await;
+        let second = sealed(&records, "acme", "cus_1", 100, 2).await;
+        let tried = records.first_try(&first, at(5)).await.unwrap().unwrap();
+        assert_eq!((tried.first_try, tried.last_try), (Some(at(5)), Some(at(5))));
+        let again = records.first_try(&first, at(6)).await.unwrap().unwrap();
+        assert_eq!((again.first_try, again.last_try), (Some(at(5)), Some(at(6))));
+        assert_eq!(records.first_try(&second, at(7)).await.unwrap(), None);
+        records.answered(&first, Answer::Rejected("no".to_owned()), at(8)).await.unwrap();
+        assert!(records.first_try(&second, at(9)).await.unwrap().is_some());
+        let renewed = records.reidentify(&first, at(10)).await.unwrap();
+        assert_eq!(open(&records).await, [2], "what was tried is answered first");
+        assert_eq!(records.first_try(&renewed, at(11)).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn delivered_counts_once_and_beats_rejected() {
+        let (_folder, records) = kit::records().await;
+        let report = sealed(&records, "acme", "cus_1", 0, 7).await;
+        let rejected = records.answered(&report, Answer::Rejected("no such customer".to_owned()), at(8)).await.unwrap();
+        assert_eq!(rejected.unwrap().detail.as_deref(), Some("no such customer"));
+        assert_eq!(records.delivered_total(&report.account).await.unwrap(), 0);
+        let delivered = records.answered(&report, Answer::Delivered, at(9)).await.unwrap().unwrap();
+        assert_eq!((delivered.state, delivered.detail), (ReportState::Delivered, None));
+        for late in [Answer::Delivered, Answer::Rejected("x".to_owned()), Answer::Unknown("x".to_owned())] {
+            assert_eq!(records.answered(&report, late, at(10)).await.unwrap(), None);
+        }
+        assert_eq!(records.delivered_total(&report.account).await.unwrap(), 7);
+        let totals = records.totals(&kit::node("a"), &report.account).await.unwrap();
+        assert_eq!((totals.all, totals.reported), (7, 7));
+        assert!(matches!(records.reidentify(&report, at(11)).await, Err(RecordsError::Invalid(_))));
+    }
+
+    #[tokio::test]
+    async fn of_two_senders_one_confirms() {
+        let (_folder, records) = kit::records().await;
+        let report = sealed(&records, "acme", "cus_1", 0, 7).await;
+        let answer = || records.answered(&report, Answer::Delivered, at(9));
+        let (one, two) = tokio::join!(answer(), answer());
+        assert_eq!(one.unwrap().iter().chain(&two.unwrap()).count(), 1);
+        assert_eq!(records.delivered_total(&report.account).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_outcome_stays_pending_and_a_5xx_counts() {
+        let (_folder, records) = kit::records().await;
+        let report = sealed(&records, "acme", "cus_1", 0, 7).await;
+        let lost = records.answered(&report, Answer::Unknown("timed out".to_owned()), at(6)).await.unwrap().unwrap();
+        assert_eq!((lost.state, lost.suffix, lost.detail.as_deref()), (ReportState::Pending, 0, Some("timed out")));
+        let broken =
+            records.answered(&report, Answer::UnknownAfter5xx("500".to_owned()), at(7)).await.unwrap().unwrap();
+        assert_eq!((broken.suffix, broken.last_try), (1, Some(at(7))));
+        assert_eq!(broken.identifier, report.identifier);
+        assert_eq!(open(&records).await, [7]);
+    }
+
+    #[tokio::test]
+    async fn a_stuck_report_goes_behind_those_not_tried_lately() {
+        let (_folder, records) = kit::records().await;
+        let stuck = sealed(&records, "a", "cus_1", 0, 1).await;
+        let tried = sealed(&records, "b", "cus_2", 0, 2).await;
+        sealed(&records, "c", "cus_3", 0, 4).await;
+        records.first_try(&tried, at(5)).await.unwrap();
+        records.first_try(&stuck, at(6)).await.unwrap();
+        assert_eq!(open(&records).await, [4, 2, 1]);
+        let limited = records.open_reports(at(50), 1).await.unwrap();
+        assert_eq!(limited[0].value, 4);
+    }
+
+    #[tokio::test]
+    async fn a_new_identifier_keeps_the_value_and_the_old_one_is_dead() {
+        let (_folder, records) = kit::records().await;
+        let report = sealed(&records, "acme", "cus_1", 0, 7).await;
+        records.first_try(&report, at(5)).await.unwrap();
+        records.answered(&report, Answer::UnknownAfter5xx("500".to_owned()), at(6)).await.unwrap();
+        let patch = TenantPatch { stripe_customer_id: Some(Some("cus_2".to_owned())), ..TenantPatch::default() };
+        records.update_tenant("acme", patch, at(7)).await.unwrap();
+        let same = records.open_reports(at(8), 10).await.unwrap();
+        assert_eq!(same[0].stripe_customer_id.as_deref(), Some("cus_1"), "a repeated send says the same");
+        let renewed = records.reidentify(&report, at(90_000)).await.unwrap();
+        assert_ne!(renewed.identifier, report.identifier);
+        assert_eq!((renewed.value, renewed.k, renewed.first_try, renewed.suffix), (7, 1, None, 0));
+        assert_eq!(renewed.stripe_customer_id.as_deref(), Some("cus_2"));
+        assert_eq!(records.first_try(&report, at(90_001)).await.unwrap(), None);
+        assert_eq!(records.answered(&report, Answer::Delivered, at(90_002)).await.unwrap(), None);
+        assert!(matches!(records.reidentify(&report, at(90_003)).await, Err(RecordsError::Invalid(_))));
+        let third = records.reidentify(&renewed, at(90_004)).await.unwrap();
+        assert!(![&report.identifier, &renewed.identifier].contains(&&third.identifier));
+    }
+
+    #[tokio::test]
+    async fn reports_are_listed_newest_first_by_tenant_and_state() {
+        let (_folder, records) = kit::records().await;
+        let first = sealed(&records, "acme", "cus_1", 0, 1).await;
+        sealed(&records, "acme", "cus_1", 100, 2).await;
+        sealed(&records, "other", "cus_2", 0, 4).await;
+        records.answered(&first, Answer::Delivered, at(9)).await.unwrap();
+        let list = async |tenant: Option<&str>, state, page| {
+            let filter = ReportFilter { tenant: tenant.map(str::to_owned), state };
+            records.reports(filter, page).await.unwrap()
+        };
+        let values = |listed: &Listed<Report>| listed.data.iter().map(|report| report.value).collect::<Vec<_>>();
+        let all = list(None, None, kit::page(2, None)).await;
+        assert_eq!(values(&all), [4, 2]);
+        assert_eq!(values(&list(None, None, kit::page(2, all.next)).await), [1]);
+        assert_eq!(values(&list(Some("acme"), None, kit::page(9, None)).await), [2, 1]);
+        assert_eq!(values(&list(None, Some(ReportState::Delivered), kit::page(9, None)).await), [1]);
+        assert!(list(Some("other"), Some(ReportState::Delivered), kit::page(9, None)).await.data.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_stripe_should_say_is_summed_over_tenants_of_a_customer() {
+        let (_folder, records) = kit::records().await;
+        for (tenant, shift, units) in [("acme", 0, 1), ("twin", 0, 2), ("acme", 100, 4)] {
+            let report = sealed(&records, tenant, "cus_1", shift, units).await;
+            records.answered(&report, Answer::Delivered, at(200)).await.unwrap();
+        }
+        sealed(&records, "acme", "cus_1", 50, 8).await;
+        let between = async |from, to| records.delivered_between("cus_1", "api_units", at(from), at(to)).await.unwrap();
+        assert_eq!(between(0, 102).await, 3);
+        assert_eq!(between(2, 103).await, 7);
+        let due: Vec<Due> = records.due_accounts(at(500), 10).await.unwrap();
+        assert_eq!(due, []);
+    }
+}

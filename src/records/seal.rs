@@ -7,7 +7,7 @@ use sqlx::any::AnyRow;
 
 use super::db::Durability;
 use super::rows::{self, Columns};
-use super::{Due, Held, Listed, Page, Records, RecordsError, Report, reports};
+use super::{Due, Held, HeldState, Listed, Page, Records, RecordsError, Report, reports};
 use crate::testing::crash_point;
 use crate::units::Account;
 
@@ -170,7 +170,8 @@ fn due(row: &AnyRow) -> Result<Due, RecordsError> {
 }
 
 fn held(row: &AnyRow) -> Result<Held, RecordsError> {
-    Ok(Held { account: row.account()?, tenant: row.col("id")?, unreported: row.units("unreported")? })
+    let (account, tenant, unreported) = (row.account()?, row.col("id")?, row.units("unreported")?);
+    Ok(Held { account, tenant, unreported, state: HeldState::NoCustomer })
 }
 
 /// `tenant.period.meter` of the last row of the page before.
@@ -181,4 +182,138 @@ fn held_cursor(after: Option<&str>) -> Result<(i64, i64, String), RecordsError> 
     let tenant = part()?.parse().map_err(|_| rows::bad_cursor(text))?;
     let period = part()?.parse().map_err(|_| rows::bad_cursor(text))?;
     Ok((tenant, period, part()?.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kit::{self, batch};
+    use super::super::{Answer, ReportState, TenantPatch};
+    use super::*;
+    use crate::units::TenantNum;
+
+    async fn counted(records: &Records, tenant: TenantNum, (from, to): (u64, u64), units: u64) {
+        records.flush(&[batch("a", tenant, (from, to), units)], kit::at(10)).await.unwrap();
+    }
+
+    async fn seal(records: &Records, tenant: TenantNum) -> Option<Report> {
+        records.seal(&kit::account(tenant), kit::at(20), kit::at(21)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_seal_takes_what_no_report_has() {
+        let (_folder, records) = kit::records().await;
+        let acme = kit::tenant(&records, "acme", Some("cus_1")).await.num;
+        assert_eq!(seal(&records, acme).await, None, "there is no account yet");
+        counted(&records, acme, (1, 5), 7).await;
+        let first = seal(&records, acme).await.unwrap();
+        assert_eq!((first.k, first.value, first.at, first.state), (1, 7, kit::at(20), ReportState::Pending));
+        assert_eq!(first.stripe_customer_id.as_deref(), Some("cus_1"));
+        assert_eq!(seal(&records, acme).await, None);
+        counted(&records, acme, (6, 6), 3).await;
+        let second = seal(&records, acme).await.unwrap();
+        assert_eq!((second.k, second.value), (2, 3));
+        assert_ne!(first.identifier, second.identifier);
+    }
+
+    #[tokio::test]
+    async fn of_two_sealers_one_wins() {
+        let (_folder, records) = kit::records().await;
+        let acme = kit::tenant(&records, "acme", Some("cus_1")).await.num;
+        for round in 1..=20 {
+            counted(&records, acme, (round, round), 5).await;
+            let (one, two) = tokio::join!(seal(&records, acme), seal(&records, acme));
+            assert_eq!(one.iter().chain(&two).map(|report| report.value).collect::<Vec<_>>(), [5]);
+        }
+    }
+
+    #[tokio::test]
+    async fn due_is_what_waits_with_a_customer_and_no_unanswered_report() {
+        let (_folder, records) = kit::records().await;
+        let acme = kit::tenant(&records, "acme", Some("cus_1")).await.num;
+        counted(&records, acme, (1, 1), 7).await;
+        assert_eq!(records.due_accounts(kit::at(9), 10).await.unwrap(), []);
+        let due = records.due_accounts(kit::at(10), 10).await.unwrap();
+        let expected = Due {
+            account: kit::account(acme),
+            tenant: "acme".to_owned(),
+            stripe_customer_id: "cus_1".to_owned(),
+            unreported: 7,
+            since: kit::at(10),
+        };
+        assert_eq!(due, [expected]);
+        let report = seal(&records, acme).await.unwrap();
+        assert_eq!(records.due_accounts(kit::at(99), 10).await.unwrap(), []);
+        counted(&records, acme, (2, 2), 1).await;
+        assert_eq!(records.due_accounts(kit::at(99), 10).await.unwrap(), [], "one unanswered report is enough");
+        records.answered(&report, Answer::Delivered, kit::at(30)).await.unwrap();
+        assert_eq!(records.due_accounts(kit::at(99), 10).await.unwrap()[0].unreported, 1);
+        assert_eq!(records.due_accounts(kit::at(99), 0).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn without_a_customer_usage_is_held_until_there_is_one() {
+        let (_folder, records) = kit::records().await;
+        let acme = kit::tenant(&records, "acme", None).await.num;
+        counted(&records, acme, (1, 1), 7).await;
+        assert_eq!(seal(&records, acme).await, None);
+        assert_eq!(records.due_accounts(kit::at(99), 10).await.unwrap(), []);
+        let held = records.held_accounts(kit::page(10, None)).await.unwrap();
+        let (account, state) = (kit::account(acme), HeldState::NoCustomer);
+        let expected = Held { account, tenant: "acme".to_owned(), unreported: 7, state };
+        assert_eq!((held.data, held.next), (vec![expected], None));
+        let patch = TenantPatch { stripe_customer_id: Some(Some("cus_9".to_owned())), ..TenantPatch::default() };
+        records.update_tenant("acme", patch, kit::at(50)).await.unwrap();
+        assert!(records.held_accounts(kit::page(10, None)).await.unwrap().data.is_empty());
+        assert_eq!(records.due_accounts(kit::at(50), 10).await.unwrap()[0].unreported, 7);
+        assert_eq!(seal(&records, acme).await.unwrap().stripe_customer_id.as_deref(), Some("cus_9"));
+    }
+
+    #[tokio::test]
+    async fn held_accounts_come_in_pages() {
+        let (_folder, records) = kit::records().await;
+        for n in 1..=5 {
+            let tenant = kit::tenant(&records, &format!("t{n}"), None).await.num;
+            counted(&records, tenant, (n, n), n).await;
+        }
+        let (mut units, mut after) = (Vec::new(), None);
+        loop {
+            let page = records.held_accounts(kit::page(2, after)).await.unwrap();
+            units.extend(page.data.iter().map(|held| held.unreported));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(units, [5, 4, 3, 2, 1]);
+        let bad = records.held_accounts(kit::page(2, Some("1.x".to_owned()))).await;
+        assert!(matches!(bad, Err(RecordsError::Invalid(_))));
+    }
+
+    #[tokio::test]
+    async fn a_deleted_tenants_usage_is_still_reported() {
+        let (_folder, records) = kit::records().await;
+        let acme = kit::tenant(&records, "acme", Some("cus_1")).await.num;
+        counted(&records, acme, (1, 1), 7).await;
+        records.delete_tenant("acme", kit::at(11)).await.unwrap();
+        assert_eq!(records.due_accounts(kit::at(99), 10).await.unwrap().len(), 1);
+        assert_eq!(seal(&records, acme).await.unwrap().value, 7);
+    }
+
+    #[test]
+    fn identifiers_differ_in_everything_they_stand_for() {
+        let account = kit::account(TenantNum(1));
+        let other = Account { meter: "api_unit".into(), ..account.clone() };
+        let all = [
+            identifier("i", &account, 1, 0),
+            identifier("j", &account, 1, 0),
+            identifier("is", &other, 1, 0),
+            identifier("i", &kit::account(TenantNum(2)), 1, 0),
+            identifier("i", &account, 2, 0),
+            identifier("i", &account, 1, 1),
+        ];
+        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len());
+        assert!(all.iter().all(|identifier| identifier.len() == 64));
+        assert_eq!(all[0], identifier("i", &account, 1, 0));
+    }
 }

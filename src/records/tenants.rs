@@ -235,3 +235,140 @@ fn status_text(status: Status) -> &'static str {
 fn status(text: &str) -> Result<Status, RecordsError> {
     serde_json::from_value(text.into()).map_err(|_| RecordsError::Corrupt(format!("status {text:?}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{NewKey, kit};
+    use super::*;
+
+    #[tokio::test]
+    async fn creating_again_is_safe() {
+        let (_folder, records) = kit::records().await;
+        let made = kit::tenant(&records, "acme", Some("cus_1")).await;
+        assert_eq!((made.plan_version, made.period_anchor, made.status), (1, kit::at(0), None));
+        let again = records.create_tenant(kit::new_tenant("acme", Some("cus_1")), kit::at(9)).await.unwrap();
+        assert_eq!(again, Created::Exists(made.clone()));
+        let other = records.create_tenant(kit::new_tenant("acme", None), kit::at(9)).await.unwrap();
+        assert_eq!(other, Created::Differs("stripe_customer_id"));
+        assert_eq!(records.tenant("acme").await.unwrap(), Some(made.clone()));
+        assert_eq!(records.tenant_by_num(made.num).await.unwrap(), Some(made));
+        assert_eq!(records.tenant("nobody").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_patch_changes_what_it_names() {
+        let (_folder, records) = kit::records().await;
+        let made = kit::tenant(&records, "acme", None).await;
+        let patch = TenantPatch {
+            name: Some("Acme Corp".to_owned()),
+            email: Some(Some("ops@acme.test".to_owned())),
+            ..TenantPatch::default()
+        };
+        let changed = records.update_tenant("acme", patch, kit::at(5)).await.unwrap().unwrap();
+        let expected = Tenant {
+            name: "Acme Corp".to_owned(),
+            email: Some("ops@acme.test".to_owned()),
+            updated_at: kit::at(5),
+            ..made
+        };
+        assert_eq!(changed, expected);
+        assert_eq!(records.tenant("acme").await.unwrap(), Some(expected.clone()));
+        let patch = TenantPatch { email: Some(None), ..TenantPatch::default() };
+        let emptied = records.update_tenant("acme", patch, kit::at(6)).await.unwrap().unwrap();
+        assert_eq!(emptied.email, None);
+        assert_eq!(records.update_tenant("nobody", TenantPatch::default(), kit::at(6)).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn the_plans_version_rises_only_with_what_caps_are_made_from() {
+        let (_folder, records) = kit::records().await;
+        kit::tenant(&records, "acme", None).await;
+        let patches = [
+            (TenantPatch { plan: Some("starter".to_owned()), ..TenantPatch::default() }, 1),
+            (TenantPatch { plan: Some("pro".to_owned()), ..TenantPatch::default() }, 2),
+            (TenantPatch { name: Some("A".to_owned()), ..TenantPatch::default() }, 2),
+            (TenantPatch { status: Some(Some(Status::PastDue)), ..TenantPatch::default() }, 3),
+            (TenantPatch { status: Some(Some(Status::PastDue)), ..TenantPatch::default() }, 3),
+            (TenantPatch { period_anchor: Some(kit::at(77)), ..TenantPatch::default() }, 4),
+            (TenantPatch { period_interval: Some("year".to_owned()), ..TenantPatch::default() }, 5),
+            (TenantPatch { stripe_customer_id: Some(Some("cus_1".to_owned())), ..TenantPatch::default() }, 5),
+        ];
+        for (patch, version) in patches {
+            let text = format!("{patch:?}");
+            let changed = records.update_tenant("acme", patch, kit::at(9)).await.unwrap().unwrap();
+            assert_eq!(changed.plan_version, version, "{text}");
+            assert_eq!(records.tenant("acme").await.unwrap(), Some(changed), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_status_is_kept_with_its_beginning() {
+        let (_folder, records) = kit::records().await;
+        kit::tenant(&records, "acme", None).await;
+        let all = [
+            Status::Trialing,
+            Status::Active,
+            Status::PastDue,
+            Status::Unpaid,
+            Status::Canceled,
+            Status::Incomplete,
+            Status::IncompleteExpired,
+            Status::Paused,
+        ];
+        for (second, status) in (1..).zip(all) {
+            let patch = TenantPatch { status: Some(Some(status)), ..TenantPatch::default() };
+            records.update_tenant("acme", patch, kit::at(second)).await.unwrap();
+            let there = records.tenant("acme").await.unwrap().unwrap();
+            assert_eq!((there.status, there.status_since), (Some(status), Some(kit::at(second))));
+        }
+        let patch = TenantPatch { status: Some(None), ..TenantPatch::default() };
+        let none = records.update_tenant("acme", patch, kit::at(99)).await.unwrap().unwrap();
+        assert_eq!((none.status, none.status_since), (None, None));
+    }
+
+    #[tokio::test]
+    async fn deleting_revokes_keys_and_frees_the_name_but_never_the_number() {
+        let (_folder, records) = kit::records().await;
+        let first = kit::tenant(&records, "acme", None).await;
+        let key = NewKey {
+            tenant: "acme".to_owned(),
+            id: "key_1".to_owned(),
+            name: "prod".to_owned(),
+            prefix: "tg_a".to_owned(),
+            sha256: [7; 32],
+            scopes: Vec::new(),
+            expires_at: None,
+        };
+        records.create_key(key, kit::at(1)).await.unwrap();
+        let deleted = records.delete_tenant("acme", kit::at(2)).await.unwrap().unwrap();
+        assert_eq!(deleted.plan_version, 2);
+        assert_eq!(records.delete_tenant("acme", kit::at(3)).await.unwrap(), None);
+        assert_eq!(records.tenant("acme").await.unwrap(), None);
+        assert!(records.tenant_by_num(first.num).await.unwrap().is_some());
+        let (key, _) = records.key_by_hash(&[7; 32]).await.unwrap().unwrap();
+        assert_eq!(key.revoked_at, Some(kit::at(2)));
+        let second = kit::tenant(&records, "acme", None).await;
+        assert!(second.num > first.num);
+        assert!(records.keys("acme", kit::page(10, None)).await.unwrap().data.is_empty());
+    }
+
+    #[tokio::test]
+    async fn pages_stay_in_place_while_tenants_come() {
+        let (_folder, records) = kit::records().await;
+        for n in 0..5 {
+            kit::tenant(&records, &format!("t{n}"), None).await;
+        }
+        let ids = |listed: &Listed<Tenant>| listed.data.iter().map(|t| t.id.clone()).collect::<Vec<_>>();
+        let first = records.tenants(kit::page(2, None)).await.unwrap();
+        assert_eq!(ids(&first), ["t4", "t3"]);
+        kit::tenant(&records, "t5", None).await;
+        records.delete_tenant("t3", kit::at(1)).await.unwrap();
+        let second = records.tenants(kit::page(2, first.next)).await.unwrap();
+        assert_eq!(ids(&second), ["t2", "t1"]);
+        let third = records.tenants(kit::page(2, second.next)).await.unwrap();
+        assert_eq!((ids(&third), third.next), (vec!["t0".to_owned()], None));
+        let all = records.tenants(kit::page(5, None)).await.unwrap();
+        assert_eq!((all.data.len(), all.next), (5, None));
+        assert!(matches!(records.tenants(kit::page(1, Some("x".to_owned()))).await, Err(RecordsError::Invalid(_))));
+    }
+}

@@ -1,3 +1,7 @@
-//! The parts against each other over real sockets, files and databases.
+//! Integration tests, one binary.
 
+mod flush_seal;
+mod ledger_contract;
+mod random;
+mod records_crash;
 mod stripe_report;

@@ -1,0 +1,72 @@
+//! What the tests of this room share.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{Created, NewTenant, Page, Records, Tenant};
+use crate::journal::{Batch, Outcome, Row};
+use crate::units::{Account, KeyNum, NodeId, PeriodId, TenantNum};
+
+pub(super) const PERIOD: PeriodId = PeriodId(1_790_000_000);
+
+/// A database of its own, gone with the folder.
+pub(super) async fn records() -> (tempfile::TempDir, Records) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let records = Records::open(&url(&folder)).await.expect("a new database opens");
+    (folder, records)
+}
+
+pub(super) fn url(folder: &tempfile::TempDir) -> String {
+    format!("sqlite:{}/deep/er/tollgate.db", folder.path().display())
+}
+
+pub(super) fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(PERIOD.0 + second).expect("a time of this century")
+}
+
+pub(super) fn page(limit: u32, after: Option<String>) -> Page {
+    Page { limit, after }
+}
+
+pub(super) fn new_tenant(id: &str, customer: Option<&str>) -> NewTenant {
+    NewTenant {
+        id: id.to_owned(),
+        name: id.to_uppercase(),
+        email: None,
+        plan: "starter".to_owned(),
+        stripe_customer_id: customer.map(str::to_owned),
+    }
+}
+
+pub(super) async fn tenant(records: &Records, id: &str, customer: Option<&str>) -> Tenant {
+    match records.create_tenant(new_tenant(id, customer), at(0)).await.expect("a tenant is made") {
+        Created::New(tenant) => tenant,
+        other @ (Created::Exists(_) | Created::Differs(_)) => panic!("{other:?}"),
+    }
+}
+
+pub(super) fn account(tenant: TenantNum) -> Account {
+    Account { tenant, period: PERIOD, meter: "api_units".into() }
+}
+
+pub(super) fn node(name: &str) -> NodeId {
+    NodeId(name.into())
+}
+
+/// Records `from` to `to` of worker 0, one row of `units`.
+pub(super) fn batch(node: &str, tenant: TenantNum, (from, to): (u64, u64), units: u64) -> Batch {
+    let row = Row {
+        tenant,
+        period: PERIOD,
+        meter: "api_units".into(),
+        route: Arc::from("GET /signals"),
+        hour_s: PERIOD.0 / 3600 * 3600,
+        status: 200,
+        outcome: Outcome::Completed,
+        key: KeyNum::NONE,
+        units,
+        requests: to - from + 1,
+    };
+    Batch { node: self::node(node), worker: 0, from, to, rows: vec![row] }
+}
