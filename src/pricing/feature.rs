@@ -80,3 +80,41 @@ fn encode(text: &str, plain: impl Fn(u8) -> bool, f: &mut fmt::Formatter<'_>) ->
         },
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(features: &[(&str, Feature)]) -> Plan {
+        let features = features.iter().map(|(name, feature)| (Arc::from(*name), feature.clone())).collect();
+        Plan { features, ..Plan::example() }
+    }
+
+    fn header(features: &[(&str, Feature)]) -> Option<String> {
+        plan(features).features_header().map(|value| value.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn the_upstream_is_told_what_is_on() {
+        let text = |text: &str| Feature::Text(text.into());
+        for (features, expected) in [
+            (vec![], None),
+            (vec![("exports", Feature::Flag(false))], None),
+            (vec![("models", Feature::Number(10)), ("exports", Feature::Flag(true))], Some("exports, models=10")),
+            (vec![("a", Feature::Flag(false)), ("b", Feature::Number(0))], Some("b=0")),
+            (vec![("region", text("eu west"))], Some(r#"region="eu west""#)),
+            (vec![("q", text(r#"a"b\c"#))], Some(r#"q="a\"b\\c""#)),
+            (vec![("t", text("für 5%"))], Some(r#"t=%"f%c3%bcr 5%25""#)),
+            (vec![("t", text("a\r\nb: c"))], Some(r#"t=%"a%0d%0ab: c""#)),
+            (vec![("a, b=1\n", Feature::Flag(true))], Some("a%2c%20b%3d1%0a")),
+        ] {
+            assert_eq!(header(&features).as_deref(), expected);
+        }
+    }
+
+    #[test]
+    fn only_a_flag_opens_routes() {
+        let plan = plan(&[("on", Feature::Flag(true)), ("off", Feature::Flag(false)), ("number", Feature::Number(1))]);
+        assert_eq!(["on", "off", "number", "none"].map(|name| plan.opens(name)), [true, false, false, false]);
+    }
+}

@@ -98,3 +98,58 @@ impl Plan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SINCE_S: i64 = 1_700_000_000;
+    const DAY_S: i64 = 86_400;
+
+    #[test]
+    fn every_status_has_its_access() {
+        let plan = Plan { grace_s: 7 * DAY_S, ..Plan::example() };
+        for (status, since_s, now_s, expected) in [
+            (None, None, SINCE_S, Access::Pass),
+            (Some(Status::Trialing), Some(SINCE_S), SINCE_S + 99 * DAY_S, Access::Pass),
+            (Some(Status::Active), Some(SINCE_S), SINCE_S + 99 * DAY_S, Access::Pass),
+            (Some(Status::PastDue), Some(SINCE_S), SINCE_S, Access::Pass),
+            (Some(Status::PastDue), Some(SINCE_S), SINCE_S - DAY_S, Access::Pass),
+            (Some(Status::PastDue), Some(SINCE_S), SINCE_S + 7 * DAY_S - 1, Access::Pass),
+            (Some(Status::PastDue), Some(SINCE_S), SINCE_S + 7 * DAY_S, Access::Deny),
+            (Some(Status::PastDue), None, SINCE_S, Access::Pass),
+            (Some(Status::PastDue), Some(i64::MAX), i64::MIN, Access::Pass),
+            (Some(Status::Unpaid), Some(SINCE_S), SINCE_S, Access::Deny),
+            (Some(Status::Canceled), Some(SINCE_S), SINCE_S, Access::Deny),
+            (Some(Status::Incomplete), Some(SINCE_S), SINCE_S, Access::Deny),
+            (Some(Status::IncompleteExpired), Some(SINCE_S), SINCE_S, Access::Deny),
+            (Some(Status::Paused), None, SINCE_S, Access::Deny),
+        ] {
+            assert_eq!(plan.access(status, since_s, now_s), expected, "{status:?} {since_s:?} {now_s}");
+        }
+    }
+
+    #[test]
+    fn without_grace_past_due_is_refused_at_once() {
+        assert_eq!(Plan::example().access(Some(Status::PastDue), Some(SINCE_S), SINCE_S), Access::Deny);
+    }
+
+    #[test]
+    fn a_plans_own_gate_overrides_the_default() {
+        let mut plan = Plan::example();
+        plan.gates = BTreeMap::from([(Status::Canceled, Gate::Free), (Status::Active, Gate::Deny)]);
+        assert_eq!(plan.access(Some(Status::Canceled), None, SINCE_S), Access::Free);
+        assert_eq!(plan.access(Some(Status::Active), None, SINCE_S), Access::Deny);
+        assert_eq!(plan.access(Some(Status::Trialing), None, SINCE_S), Access::Pass);
+    }
+
+    #[test]
+    fn statuses_are_spelt_as_stripe_spells_them() {
+        let names = Status::ALL.map(|status| serde_json::to_string(&status).unwrap());
+        assert_eq!(
+            names.join(" ").replace('"', ""),
+            "trialing active past_due unpaid canceled incomplete incomplete_expired paused"
+        );
+        assert_eq!(default_gates().len(), Status::ALL.len());
+    }
+}

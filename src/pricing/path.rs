@@ -1,12 +1,32 @@
 //! The bytes and segments of a path.
 
-// What a byte is to a path that all origins read alike.
-const PLAIN: u8 = 0;
-const SLASH: u8 = 1;
-const DOT: u8 = 2;
-const ODD: u8 = 4;
+/// What one pass over a path tells, the only one for nearly every request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// All origins read it alike and it is in normal form: no escape, no `;`, `\`, `//` nor foreign byte, no segment
+    /// that begins with a dot.
+    Plain(Case),
+    /// Anything else.
+    Odd,
+}
 
-/// `pchar` of RFC 3986 without `;` and escapes is plain.
+/// Whether a text changes when it is put in lower case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Case {
+    /// It does not.
+    Lower,
+    /// It does.
+    Mixed,
+}
+
+// What a byte means for the shape, as bits.
+const PLAIN: u8 = 0;
+const UPPER: u8 = 1;
+const ODD: u8 = 2;
+/// Odd after a `/`.
+const NOT_AFTER_SLASH: u8 = 4;
+const SLASH: u8 = 8;
+
 const CLASS: [u8; 256] = {
     let mut class = [ODD; 256];
     let mut byte = 0_u8;
@@ -14,9 +34,10 @@ const CLASS: [u8; 256] = {
         #[expect(clippy::as_conversions, reason = "const code has no usize::from")]
         let at = byte as usize;
         class[at] = match byte {
-            b'/' => SLASH,
-            b'.' => DOT,
+            b'/' => SLASH | NOT_AFTER_SLASH,
+            b'.' => NOT_AFTER_SLASH,
             b';' => ODD,
+            b'A'..=b'Z' => UPPER,
             _ if is_pchar(byte) => PLAIN,
             _ => ODD,
         };
@@ -25,16 +46,26 @@ const CLASS: [u8; 256] = {
     class
 };
 
-/// Whether every origin reads the path alike and it is in normal form: no escape, no `;`, `\`, `//` nor foreign byte,
-/// no segment that begins with a dot. One pass, the only one for nearly every request.
-pub(super) fn is_plain(path: &str) -> bool {
-    let mut before = PLAIN;
-    path.bytes().all(|byte| {
+/// Looks at every byte, without a branch.
+pub(super) fn shape_of(path: &str) -> Shape {
+    let (mut before, mut seen, mut odd_pairs) = (PLAIN, PLAIN, PLAIN);
+    for byte in path.bytes() {
         let class = CLASS[usize::from(byte)];
-        let plain = class != ODD && !(before == SLASH && class != PLAIN);
+        odd_pairs |= (before >> 1) & class & NOT_AFTER_SLASH;
+        seen |= class;
         before = class;
-        plain
-    })
+    }
+    match (seen & ODD, odd_pairs) {
+        (0, 0) if seen & UPPER == 0 => Shape::Plain(Case::Lower),
+        (0, 0) => Shape::Plain(Case::Mixed),
+        _ => Shape::Odd,
+    }
+}
+
+impl Case {
+    pub(super) fn of(text: &str) -> Self {
+        if text.bytes().any(|byte| byte.is_ascii_uppercase()) { Self::Mixed } else { Self::Lower }
+    }
 }
 
 /// RFC 3986 2.3.
@@ -148,5 +179,75 @@ impl<'a> Walk<'a> {
     /// Whether `{*rest}` fits here: something follows the last segment, be it only the `/` at the end.
     pub(super) fn goes_on(self) -> bool {
         self.rest.is_some() || self.slash
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_path_is_told_from_an_odd_one() {
+        for path in ["/", "/a", "/a/b/", "/a.b/c..d/-_~!$&'()*+,=:@", "/v1/..."] {
+            let expected = if path == "/v1/..." { Shape::Odd } else { Shape::Plain(Case::Lower) };
+            assert_eq!(shape_of(path), expected, "{path}");
+        }
+        assert_eq!(shape_of("/a/B"), Shape::Plain(Case::Mixed));
+        for path in [
+            "//",
+            "/a//b",
+            "/a/.",
+            "/a/./b",
+            "/.well-known",
+            "/a;b",
+            "/a%41",
+            "/a\\b",
+            "/a b",
+            "/é",
+            "/a\u{7f}",
+            "/{a}",
+        ] {
+            assert_eq!(shape_of(path), Shape::Odd, "{path}");
+        }
+    }
+
+    fn walked(path: &str) -> (Vec<String>, bool) {
+        let mut walk = Walk::new(path.as_bytes()).unwrap();
+        let mut segments = Vec::new();
+        while let Some((segment, next)) = walk.step() {
+            segments.push(String::from_utf8(segment.to_vec()).unwrap());
+            walk = next;
+        }
+        (segments, walk.slash)
+    }
+
+    #[test]
+    fn a_path_is_walked_segment_by_segment() {
+        for (path, segments, slash) in [
+            ("/", vec![], true),
+            ("//", vec![""], true),
+            ("/a", vec!["a"], false),
+            ("/a/", vec!["a"], true),
+            ("/a//", vec!["a", ""], true),
+            ("//a/b", vec!["", "a", "b"], false),
+        ] {
+            assert_eq!(walked(path), (segments.into_iter().map(String::from).collect(), slash), "{path}");
+        }
+        assert!(Walk::new(b"a").is_none());
+        assert!(Walk::new(b"").is_none());
+    }
+
+    #[test]
+    fn a_templates_segment_is_written_as_readings_are() {
+        for (segment, expected) in [
+            ("a-b", "a-b"),
+            ("%41%7e", "A~"),
+            ("%40me", "@me"),
+            ("é", "%C3%A9"),
+            ("a%20b%2fc", "a%20b%2Fc"),
+            ("100%", "100%25"),
+        ] {
+            assert_eq!(normal_segment(segment), expected);
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use http::Method;
 
-use super::template::{Problem, Segment, Template, TemplateError, error_at};
+use super::template::{Problem, Template, TemplateError, error_at};
 use super::trie::stand_in;
 
 /// A template, for one method or any: `GET /signals/{symbol}` or `/docs/{*rest}`.
@@ -67,15 +67,6 @@ impl Pattern {
         let for_method = |own: &Method| own == method || stand_in(method).as_ref() == Some(own);
         self.method.as_ref().is_none_or(for_method) && self.template.matches(path)
     }
-
-    pub(super) fn has_upper_case(&self) -> bool {
-        self.template.segments().iter().any(|segment| matches!(segment, Segment::Fixed(text) if has_upper_case(text)))
-    }
-}
-
-/// Whether upper and lower case make a difference to a text in normal form.
-pub(super) fn has_upper_case(text: &str) -> bool {
-    text.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
 fn parse_method(word: &str) -> Option<Method> {
@@ -95,6 +86,57 @@ impl fmt::Display for Pattern {
         match &self.method {
             Some(method) => write!(f, "{method} {}", self.template.text),
             None => f.write_str(&self.template.text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_written_as_it_is_read() {
+        for text in ["/a/{x}", "GET /a/{x}", "QUERY /", "PROPFIND /{*rest}"] {
+            assert_eq!(text.parse::<Pattern>().unwrap().to_string(), text);
+        }
+        assert_eq!(Pattern::parse("GET   /a").unwrap().to_string(), "GET /a");
+    }
+
+    #[test]
+    fn a_scope_covers_its_method_and_what_stands_in_for_it() {
+        for (scope, method, path, covered) in [
+            ("/a", "GET", "/a", true),
+            ("/a", "FANCY", "/a", true),
+            ("GET /a", "GET", "/a", true),
+            ("GET /a", "HEAD", "/a", true),
+            ("GET /a", "OPTIONS", "/a", true),
+            ("GET /a", "POST", "/a", false),
+            ("HEAD /a", "HEAD", "/a", true),
+            ("HEAD /a", "GET", "/a", false),
+            ("POST /a", "OPTIONS", "/a", false),
+            ("GET /a", "GET", "/b", false),
+        ] {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            assert_eq!(Scope::parse(scope).unwrap().covers(&method, path), covered, "{scope}: {method} {path}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_place_and_what_is_allowed() {
+        for (text, message) in [
+            ("GET", "at character 1: a path begins with `/`; a method may stand before it, as in `GET /signals`"),
+            ("GET ", "at character 5: a path is missing; write a template such as `/signals/{symbol}`"),
+            ("GET  a", "at character 6: a path begins with `/`; a method may stand before it, as in `GET /signals`"),
+            ("GET /a//b", "at character 8: a segment is empty; write one `/` between two segments"),
+        ] {
+            assert_eq!(Pattern::parse(text).unwrap_err().to_string(), message, "{text}");
+        }
+        for word in ["get", "GTE", "*", "CONNECT"] {
+            let error = Pattern::parse(&format!("{word} /a")).unwrap_err();
+            assert_eq!(error, TemplateError { at: 1, problem: Problem::Method(word.into()) });
+            assert!(
+                error.to_string().starts_with(&format!("at character 1: `{word}` is no method; allowed are GET HEAD "))
+            );
         }
     }
 }

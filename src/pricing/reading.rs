@@ -18,7 +18,7 @@
 //! Any other escape (`%20`, `%C3%A9`) means the same to all and makes no second reading. A dot segment in any reading
 //! refuses the path: an origin or a proxy before it would resolve it, against whatever lies there.
 
-use super::path::{Decode, Token, Tokens, hex_pair, is_pchar, is_plain, is_unreserved};
+use super::path::{Case, Decode, Shape, Token, Tokens, hex_pair, is_pchar, is_unreserved, shape_of};
 
 /// The path is refused (`ambiguous_path`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,13 +44,13 @@ const MAX_BYTES: usize = 128 * 1024;
 ///
 /// # Errors
 /// [`Ambiguous`], possibly after some calls of `visit`.
-pub(super) fn each_reading(path: &str, mut visit: impl FnMut(&str)) -> Result<(), Ambiguous> {
+pub(super) fn each_reading(path: &str, mut visit: impl FnMut(&str, Case)) -> Result<(), Ambiguous> {
     if path.is_empty() || path == "*" {
         return Ok(());
     }
     let body = path.strip_prefix('/').ok_or(Ambiguous::NoSlash)?;
-    if is_plain(path) {
-        visit(path);
+    if let Shape::Plain(case) = shape_of(path) {
+        visit(path, case);
         return Ok(());
     }
     let mut text = String::with_capacity(path.len() + 16);
@@ -61,7 +61,7 @@ pub(super) fn each_reading(path: &str, mut visit: impl FnMut(&str)) -> Result<()
     for body in bodies.into_iter().flatten() {
         for switches in Switches::that_matter(body).subsets() {
             read_as(body, switches, &mut text)?;
-            visit(&text);
+            visit(&text, Case::of(&text));
         }
     }
     Ok(())
@@ -231,4 +231,118 @@ fn decoded_twice(normal: &str) -> Option<String> {
     }
     out.push_str(rest);
     (out.len() < normal.len()).then_some(out)
+}
+
+#[cfg(test)]
+mod origins;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    pub(super) fn readings(path: &str) -> Result<BTreeSet<String>, Ambiguous> {
+        let mut all = BTreeSet::new();
+        each_reading(path, |text, case| {
+            assert_eq!(case, Case::of(text));
+            all.insert(text.to_owned());
+        })?;
+        Ok(all)
+    }
+
+    #[test]
+    fn each_difference_between_origins_makes_its_readings() {
+        for (path, expected) in [
+            ("/a/b/", "/a/b/"),
+            ("/.well-known/x", "/.well-known/x"),
+            // Escapes that mean the same to all.
+            ("/%61%7E%2d", "/a~-"),
+            ("/a%20b/%c3%a9/é", "/a%20b/%C3%A9/%C3%A9"),
+            ("/100%/%zz", "/100%25/%25zz"),
+            // Escapes of reserved characters.
+            ("/%40me", "/%40me /@me"),
+            // Separators in the eyes of some.
+            ("/a%2Fb", "/a%2Fb /a/b"),
+            ("/a\\b", "/a%5Cb /a/b"),
+            ("/a%5cb", "/a%5Cb /a/b"),
+            // Parameters.
+            ("/a;x=1/b", "/a/b /a;x=1/b"),
+            ("/a;x%2Fy/b", "/a/b /a/y/b /a;x%2Fy/b /a;x/y/b"),
+            ("/a%3Bx/b", "/a%3Bx/b /a/b /a;x/b"),
+            // Empty segments, and the host that may stand after the first.
+            ("/a//b", "/a//b /a/b"),
+            ("/a//", "/a/ /a//"),
+            ("//", "/ //"),
+            ("//a/b", "//a/b /a/b /b"),
+            ("///a/b", "///a/b /a/b /b"),
+            ("/\\a/b", "/%5Ca/b //a/b /a/b /b"),
+            ("//a//b", "//a//b /a/b //b /b"),
+            ("/a/;x/b", "/a//b /a/;x/b /a/b"),
+            // Decoded twice.
+            ("/%2541", "/%2541 /A"),
+            ("/a%252Fb", "/a%252Fb /a%2Fb /a/b"),
+            ("/%25%34%31", "/%2541 /A"),
+            ("/%252541", "/%252541 /%2541"),
+            // Nothing to match.
+            ("", ""),
+            ("*", ""),
+        ] {
+            let expected = expected.split_whitespace().map(String::from).collect();
+            assert_eq!(readings(path), Ok(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_dot_segment_in_any_reading_refuses_the_path() {
+        for path in [
+            "/.",
+            "/..",
+            "/a/./b",
+            "/a/../b",
+            "/a/.",
+            "/a/..",
+            "/./",
+            "/../",
+            "/%2e",
+            "/a/%2E%2e/b",
+            "/a/.%2E",
+            "/a/..;x/b",
+            "/;/..",
+            "/.;",
+            "/..%3Bx/b",
+            "/a%2F..",
+            "/a%2F..%2Fb",
+            "/..%2f",
+            "/a\\..\\b",
+            "/a/..\\b",
+            "/..%5Cb",
+            "/%252e%252e/a",
+            "/a%252f..%252fb",
+            "/%25%32%65/a",
+            "//../a",
+            "//a/../b",
+        ] {
+            assert_eq!(readings(path), Err(Ambiguous::DotSegment), "{path}");
+        }
+        for path in ["/...", "/.a", "/a.", "/a..b/..c", "/a/%2e%2e%2e", "/..%20"] {
+            assert!(readings(path).is_ok(), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_path_is_refused() {
+        for path in ["a", "a/b", "**", "%2F", "\\a", " /"] {
+            assert_eq!(readings(path), Err(Ambiguous::NoSlash), "{path}");
+        }
+    }
+
+    #[test]
+    fn work_is_bounded() {
+        assert_eq!(readings("/a;b%3Bc//d%2Fe\\f%5Cg").map(|all| all.len() > 8), Err(Ambiguous::TooManyReadings));
+        assert_eq!(readings("/a;b//c%2Fd\\e").map(|all| all.len()), Ok(16));
+        assert!(readings(&format!("/a{}", "%2Fx".repeat(8_000))).is_ok());
+        assert_eq!(readings(&format!("/a{}", "%2Fx".repeat(20_000))), Err(Ambiguous::TooManyReadings));
+        assert!(readings(&format!("/{}", "x".repeat(200_000))).is_ok());
+    }
 }

@@ -93,3 +93,36 @@ pub enum OnAbort {
     /// Nothing.
     Free,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_and_codes_cost() {
+        let codes = vec![StatusCode::SWITCHING_PROTOCOLS, StatusCode::NOT_FOUND];
+        let charge_on = ChargeOn { classes: [false, false, true, true, false, false], codes };
+        let covered = |code: u16| charge_on.covers(StatusCode::from_u16(code).unwrap());
+        assert!([101, 200, 204, 302, 399, 404].into_iter().all(covered));
+        assert!(![100, 103, 400, 403, 405, 500, 599, 600, 999].into_iter().any(covered));
+    }
+
+    #[test]
+    fn a_route_is_bound_by_all_its_charges() {
+        let charge = |units| Charge { meter: MeterIndex(0), cost: Cost::Fixed(units) };
+        let mut route = Route {
+            name: "r".into(),
+            charges: vec![charge(2), charge(3)],
+            public: false,
+            requires: None,
+            charge_on: ChargeOn { classes: [false; 6], codes: Vec::new() },
+            on_abort: OnAbort::Charge,
+            rate: None,
+        };
+        assert_eq!(route.bound(), 5);
+        route.charges.push(charge(u64::MAX));
+        assert_eq!(route.bound(), u64::MAX);
+        route.public = true;
+        assert_eq!(route.bound(), 0);
+    }
+}

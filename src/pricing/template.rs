@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::path::{Token, Tokens, Walk, is_pchar, normal_segment};
+use super::path::{Case, Token, Tokens, Walk, is_pchar, normal_segment};
 use super::pattern::METHODS;
 use super::reading::each_reading;
 
@@ -121,7 +121,7 @@ impl Template {
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
         let (mut readings, mut covered) = (0_usize, 0_usize);
-        let read = each_reading(path, |text| {
+        let read = each_reading(path, |text, _| {
             readings += 1;
             covered += usize::from(self.covers_reading(text));
         });
@@ -145,6 +145,11 @@ impl Template {
 
     pub(super) fn segments(&self) -> &[Segment] {
         &self.segments
+    }
+
+    pub(super) fn case(&self) -> Case {
+        let mixed = |segment: &Segment| matches!(segment, Segment::Fixed(text) if Case::of(text) == Case::Mixed);
+        if self.segments.iter().any(mixed) { Case::Mixed } else { Case::Lower }
     }
 
     pub(super) fn ends_with_slash(&self) -> bool {
@@ -253,4 +258,149 @@ fn check_characters(raw: &str) -> Result<(), (usize, Problem)> {
 
 pub(super) fn error_at(text: &str, byte: usize, problem: Problem) -> TemplateError {
     TemplateError { at: text.char_indices().take_while(|(at, _)| *at < byte).count() + 1, problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn template(text: &str) -> Template {
+        Template::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_template_matches_what_it_says() {
+        for (text, yes, no) in [
+            ("/", "/", "/a // /a/"),
+            ("/a/b", "/a/b /a/b/ /%61/b", "/ /a /a/bc /a/B /a/b/c /a//b /a/b//"),
+            ("/a/b/", "/a/b /a/b/", "/a /a/b/c /a/b//"),
+            ("/a/{x}", "/a/b /a/b/ /a/%20 /a/%40", "/a /a/ /a/b/c /a// /a/b%2Fc /b/a"),
+            ("/a/{*rest}", "/a/ /a/b /a/b/c/ /a// /a/%2F", "/a /b /ab/c /"),
+            ("/{*rest}", "/ /a /a/b// /a%2F%5C;x", "* a"),
+            ("/users/@me", "/users/@me", "/users/%40me"),
+            ("/caf%c3%A9/é", "/café/%c3%a9 /caf%C3%A9/é", "/cafe/e"),
+        ] {
+            for path in yes.split(' ') {
+                assert!(template(text).matches(path), "{text} {path}");
+            }
+            for path in no.split(' ').chain([""]) {
+                assert!(!template(text).matches(path), "{text} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_reading_has_to_be_covered() {
+        for (text, path, covered) in [
+            ("/a/{x}", "/a/b;c", true),
+            ("/a/b", "/a/b;c", false),
+            ("/a/{*rest}", "/a/b%2Fc", true),
+            ("/a/{*rest}", "/a//b", true),
+            ("/a/{*rest}", "//a/b", false),
+            ("/a/{*rest}", "/a%2Fb", false),
+            ("/a/{*rest}", "/a/../b", false),
+            ("/a/{*rest}", "/a/b%2F..%2F..%2Fc", false),
+            ("/{*rest}", "/a/%2e%2e/b", false),
+        ] {
+            assert_eq!(template(text).matches(path), covered, "{text} {path}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_place_and_what_is_allowed() {
+        for (text, message) in [
+            ("", "at character 1: a path is missing; write a template such as `/signals/{symbol}`"),
+            ("a/b", "at character 1: a path begins with `/`; a method may stand before it, as in `GET /signals`"),
+            ("/a//b", "at character 4: a segment is empty; write one `/` between two segments"),
+            ("//", "at character 2: a segment is empty; write one `/` between two segments"),
+            (
+                "/é/../b",
+                "at character 4: `..` is a dot segment, and paths with dot segments are refused; write the path they lead to",
+            ),
+            (
+                "/a/%2E",
+                "at character 4: `%2E` is a dot segment, and paths with dot segments are refused; write the path they lead to",
+            ),
+            (
+                "/a/img-{id}.png",
+                "at character 8: in `img-{id}.png`: a placeholder fills its whole segment, as `{name}` or `{*rest}`; a brace as text is `%7B` or `%7D`",
+            ),
+            (
+                "/{a",
+                "at character 2: in `{a`: a placeholder fills its whole segment, as `{name}` or `{*rest}`; a brace as text is `%7B` or `%7D`",
+            ),
+            (
+                "/{a}{b}",
+                "at character 2: in `{a}{b}`: a placeholder fills its whole segment, as `{name}` or `{*rest}`; a brace as text is `%7B` or `%7D`",
+            ),
+            (
+                "/a/{1a}",
+                "at character 5: `1a` is no name for a placeholder; a name is letters, digits and `_`, and begins with a letter or `_`",
+            ),
+            (
+                "/a/{*}",
+                "at character 5: `*` is no name for a placeholder; a name is letters, digits and `_`, and begins with a letter or `_`",
+            ),
+            ("/{a}/{a}", "at character 6: the name `a` stands for two segments; give each its own"),
+            ("/{*all}/b", "at character 8: `{*all}` matches to the end of the path; nothing may follow it"),
+            ("/{*all}/", "at character 8: `{*all}` matches to the end of the path; nothing may follow it"),
+            (
+                "/a/*",
+                "at character 4: `*` matches only itself here; write `{name}` for one segment, `{*rest}` for all that follow, or escape its first character for the text",
+            ),
+            (
+                "/:id",
+                "at character 2: `:id` matches only itself here; write `{name}` for one segment, `{*rest}` for all that follow, or escape its first character for the text",
+            ),
+            (
+                "/a?b=1",
+                "at character 3: a template is matched against the path only; leave out `?` and what follows it",
+            ),
+            (
+                "/a%2",
+                "at character 3: `%` begins an escape of two hex digits, as in `%20`; a per cent sign as text is `%25`",
+            ),
+            (
+                "/ab c",
+                "at character 4: ' ' cannot stand in a path; allowed are letters, digits, `-._~!$&'()*+,;=:@` and escapes such as `%20`",
+            ),
+            (
+                "/a\\b",
+                "at character 3: '\\\\' cannot stand in a path; allowed are letters, digits, `-._~!$&'()*+,;=:@` and escapes such as `%20`",
+            ),
+        ] {
+            assert_eq!(Template::parse(text).unwrap_err().to_string(), message, "{text}");
+        }
+        let deep = "/a".repeat(MAX_SEGMENTS + 1);
+        assert_eq!(Template::parse(&deep).unwrap_err(), TemplateError { at: 130, problem: Problem::TooDeep });
+        assert!(Template::parse(&"/a".repeat(MAX_SEGMENTS)).is_ok());
+    }
+
+    #[test]
+    fn what_other_tools_treat_as_special_can_be_meant_as_text() {
+        assert!(template("/%2A").matches("/*"));
+        assert!(template("/%3Aid").matches("/:id"));
+        assert!(template("/v1/models/x:predict").matches("/v1/models/x:predict"));
+        assert!(template("/%7Ba%7D").matches("/{a}"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_fixed_template_matches_its_own_text(text in "(/[a-zA-Z0-9._~!$&'()+,=@-]{1,5}){1,4}") {
+            if let Ok(template) = Template::parse(&text) {
+                prop_assert!(template.matches(&text));
+            }
+        }
+
+        #[test]
+        fn anything_is_parsed_or_refused_within_its_length(text: String, odd in "[/{}*%.:a2é ]{0,20}") {
+            for text in [text, format!("/{odd}"), odd] {
+                if let Err(error) = Template::parse(&text) {
+                    prop_assert!(error.at >= 1 && error.at <= text.chars().count().max(1), "{text:?} {error:?}");
+                }
+            }
+        }
+    }
 }
