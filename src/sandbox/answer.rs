@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::errors::{ApiError, Stage};
 
 /// A request to `/v1/…`, read completely.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Request {
     pub(super) method: Method,
     /// Path and, after `?`, query, undecoded.

@@ -7,7 +7,6 @@ use http::StatusCode;
 use super::errors::{ApiError, Kind};
 
 /// The keys that are accepted.
-#[derive(Clone, Debug)]
 pub(super) enum Keys {
     /// This one.
     Only(String),

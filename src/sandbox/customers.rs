@@ -214,3 +214,44 @@ fn shipping(mut params: Params) -> Result<Value, ApiError> {
 fn every_line(texts: &Metadata) -> Value {
     ADDRESS.iter().map(|line| ((*line).to_owned(), json!(texts.get(*line)))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::desk::Desk;
+
+    #[test]
+    fn a_customer_is_made_changed_and_deleted() {
+        let mut desk = Desk::new();
+        let id = desk.make("/v1/customers", "name=Acme&email=ops@acme.test&metadata[tenant]=acme&address[city]=Bonn");
+        let url = format!("/v1/customers/{id}");
+        let (_, changed) = desk.post(&url, "name=&metadata[plan]=pro&description=x");
+        assert_eq!(changed["name"], Value::Null);
+        assert_eq!(changed["metadata"], json!({ "tenant": "acme", "plan": "pro" }));
+        assert_eq!((&changed["address"]["city"], &changed["address"]["line1"]), (&json!("Bonn"), &Value::Null));
+        assert_eq!(desk.delete(&url).1, deleted(&id));
+        assert_eq!(desk.get(&url), (200, deleted(&id)));
+        assert_eq!(desk.post(&url, "name=b").0, 404);
+        assert_eq!(desk.get("/v1/customers").1["data"], json!([]));
+    }
+
+    #[test]
+    fn a_refused_update_changes_nothing() {
+        let mut desk = Desk::new();
+        let id = desk.make("/v1/customers", "name=Acme");
+        let url = format!("/v1/customers/{id}");
+        let (status, refused) = desk.post(&url, "name=Other&colour=red");
+        assert_eq!((status, &refused["error"]["code"]), (400, &json!("parameter_unknown")));
+        assert_eq!(desk.post(&url, "name=Other&email=nobody").1["error"]["code"], "email_invalid");
+        assert_eq!(desk.get(&url).1["name"], "Acme");
+    }
+
+    #[test]
+    fn customers_are_found_by_email() {
+        let mut desk = Desk::new();
+        desk.make("/v1/customers", "email=a@x.test");
+        let b = desk.make("/v1/customers", "email=b@x.test");
+        let (_, found) = desk.get("/v1/customers?email=b%40x.test");
+        assert_eq!((found["data"].as_array().unwrap().len(), &found["data"][0]["id"]), (1, &json!(b)));
+    }
+}

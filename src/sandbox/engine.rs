@@ -21,7 +21,6 @@ const METER_EVENTS: &str = "/v1/billing/meter_events";
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Everything behind the mutex.
-#[derive(Debug)]
 pub(super) struct Engine {
     pub(super) store: Store,
     pub(super) faults: Faults,
@@ -180,4 +179,139 @@ fn read_form(request: &Request) -> Result<Form, ApiError> {
     }
     let text = std::str::from_utf8(&request.body).map_err(|_| invalid(form::FormError::Utf8))?;
     form::parse(text).map_err(invalid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::desk::{Desk, event, shown};
+    use crate::sandbox::faults::Fault;
+
+    const POST_EVENT: (&str, &str) = ("POST", METER_EVENTS);
+
+    fn post(body: &str, key: &str) -> Request {
+        Desk::request(Method::POST, METER_EVENTS, body, Some(key))
+    }
+
+    fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
+        answer.headers.iter().find(|(header, _)| *header == name).map(|(_, value)| value.as_str())
+    }
+
+    fn once(effect: Effect) -> Fault {
+        Fault::new(effect).on(POST_EVENT.0, POST_EVENT.1).times(1)
+    }
+
+    #[test]
+    fn a_lost_answer_took_effect_and_the_same_key_brings_it_back() {
+        let (mut desk, customer, _) = Desk::with_meter();
+        desk.fault(once(Effect::LostAnswer));
+        let request = post(&event(&customer, "7", "&identifier=a"), "k1");
+        assert_eq!(desk.ask(&request), None);
+        assert_eq!(desk.engine.store.meter_total("units", &customer), 7);
+        let again = desk.ask(&request).unwrap();
+        assert_eq!((again.status.as_u16(), header(&again, "idempotent-replayed")), (200, Some("true")));
+        assert_eq!(desk.engine.store.meter_total("units", &customer), 7);
+    }
+
+    #[test]
+    fn after_a_5xx_a_fresh_key_finds_out_what_happened() {
+        for (effect, counted, status) in [
+            (Effect::ErrorAfter { status: 500, should_retry: Some(true) }, 7, 400),
+            (Effect::ErrorBefore { status: 502, should_retry: None }, 0, 200),
+        ] {
+            let (mut desk, customer, _) = Desk::with_meter();
+            desk.fault(once(effect));
+            let form = event(&customer, "7", "&identifier=a");
+            let first = desk.ask(&post(&form, "k1")).unwrap();
+            assert!(first.status.is_server_error());
+            assert_eq!(desk.engine.store.meter_total("units", &customer), counted);
+            let replayed = desk.ask(&post(&form, "k1")).unwrap();
+            assert_eq!((replayed.status, header(&replayed, "idempotent-replayed")), (first.status, Some("true")));
+            assert_eq!(desk.ask(&post(&form, "k2")).unwrap().status.as_u16(), status);
+            assert_eq!(desk.engine.store.meter_total("units", &customer), 7);
+        }
+    }
+
+    #[test]
+    fn a_limiter_or_an_outage_leaves_no_trace() {
+        let limits = [
+            (Effect::RateLimited { reason: "global-rate".into() }, 429, Some("global-rate"), Some("rate_limit")),
+            (Effect::LockTimeout, 429, None, Some("lock_timeout")),
+            (Effect::Concurrency, 429, Some("resource-specific"), Some("rate_limit")),
+            (Effect::Outage, 503, None, None),
+        ];
+        for (effect, status, reason, code) in limits {
+            let (mut desk, customer, _) = Desk::with_meter();
+            desk.fault(once(effect));
+            let request = post(&event(&customer, "7", ""), "k");
+            let refused = desk.ask(&request).unwrap();
+            assert_eq!((refused.status.as_u16(), header(&refused, "stripe-rate-limited-reason")), (status, reason));
+            assert_eq!(shown(&refused).1["error"]["code"].as_str(), code);
+            let answer = desk.ask(&request).unwrap();
+            assert_eq!((answer.status.as_u16(), header(&answer, "idempotent-replayed")), (200, None));
+        }
+    }
+
+    #[test]
+    fn a_waiting_call_keeps_its_key_and_its_customer_and_meter_busy() {
+        let (mut desk, customer, _) = Desk::with_meter();
+        let other = desk.make("/v1/customers", "name=Other");
+        desk.fault(once(Effect::Delay { ms: 50 }));
+        let slow = post(&event(&customer, "7", ""), "k1");
+        let ticket = desk.hold(&slow);
+        assert_eq!(desk.ask(&slow).unwrap().status, 409);
+        let second = post(&event(&customer, "1", ""), "k2");
+        let refused = desk.ask(&second).unwrap();
+        assert_eq!(
+            (refused.status.as_u16(), header(&refused, "stripe-rate-limited-reason")),
+            (429, Some("resource-specific"))
+        );
+        assert_eq!(desk.ask(&post(&event(&other, "1", ""), "k3")).unwrap().status, 200);
+        assert_eq!(desk.engine.store.meter_total("units", &customer), 0);
+        assert_eq!(desk.release(&slow, ticket).status, 200);
+        assert_eq!(desk.ask(&second).unwrap().status, 200);
+        assert_eq!(desk.engine.store.meter_total("units", &customer), 8);
+    }
+
+    #[test]
+    fn a_refused_parameter_sets_the_key_free_and_a_missing_object_does_not() {
+        let mut desk = Desk::new();
+        let bad = Desk::request(Method::POST, "/v1/customers", "colour=red", Some("k1"));
+        assert_eq!(desk.ask(&bad).unwrap().status, 400);
+        let good = Desk::request(Method::POST, "/v1/customers", "name=a", Some("k1"));
+        assert_eq!(desk.ask(&good).unwrap().status, 200);
+        let missing = Desk::request(Method::POST, "/v1/customers/cus_none", "name=a", Some("k2"));
+        assert_eq!(desk.ask(&missing).unwrap().status, 404);
+        assert_eq!(header(&desk.ask(&missing).unwrap(), "idempotent-replayed"), Some("true"));
+    }
+
+    #[test]
+    fn calls_without_a_key_or_in_json_are_refused() {
+        let mut desk = Desk::new();
+        let anonymous = Request { authorization: None, ..Desk::request(Method::GET, "/v1/customers", "", None) };
+        let refused = desk.ask(&anonymous).unwrap();
+        assert_eq!(
+            (refused.status.as_u16(), header(&refused, "www-authenticate")),
+            (401, Some("Basic realm=\"Stripe\""))
+        );
+        let json = Request {
+            content_type: Some("application/json".into()),
+            ..Desk::request(Method::POST, "/v1/customers", "{}", None)
+        };
+        assert_eq!(desk.ask(&json).unwrap().status, 415);
+        assert_eq!(desk.get("/v1/charges").0, 404);
+    }
+
+    #[test]
+    fn summaries_lag_behind_only_while_the_fault_says_so() {
+        let (mut desk, customer, meter) = Desk::with_meter();
+        desk.post(METER_EVENTS, &event(&customer, "7", ""));
+        desk.fault(Fault::new(Effect::Lag { seconds: 60 }));
+        let (from, to) = (desk.now_ms / 1_000, desk.now_ms / 1_000 + 3_600);
+        let target =
+            format!("/v1/billing/meters/{meter}/event_summaries?customer={customer}&start_time={from}&end_time={to}");
+        assert_eq!(desk.get(&target).1["data"].as_array().unwrap().len(), 0);
+        desk.now_ms += 60_000;
+        assert_eq!(desk.get(&target).1["data"][0]["aggregated_value"], 7);
+    }
 }

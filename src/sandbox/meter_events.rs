@@ -362,3 +362,126 @@ impl Store {
         ordered.into_iter().map(row).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::desk::{Desk, START_S, event};
+
+    const EVENTS: &str = "/v1/billing/meter_events";
+    const ADJUSTMENTS: &str = "/v1/billing/meter_event_adjustments";
+
+    fn code(answer: &(u16, Value)) -> (u16, &str) {
+        (answer.0, answer.1["error"]["code"].as_str().unwrap_or_default())
+    }
+
+    #[test]
+    fn an_event_is_shown_and_counted() {
+        let (mut desk, customer, _) = Desk::with_meter();
+        let (status, shown) = desk.post(EVENTS, &event(&customer, "25", "&identifier=i1&timestamp=1790812700"));
+        assert_eq!(status, 200, "{shown}");
+        assert_eq!((&shown["identifier"], &shown["timestamp"]), (&json!("i1"), &json!(1_790_812_700)));
+        assert_eq!(shown["payload"]["value"], "25");
+        desk.post(EVENTS, &event(&customer, "-5", ""));
+        assert_eq!(desk.engine.store.meter_total("units", &customer), 20);
+    }
+
+    #[test]
+    fn an_identifier_is_taken_for_a_day() {
+        let (mut desk, customer, _) = Desk::with_meter();
+        let form = event(&customer, "25", "&identifier=i1");
+        assert_eq!(desk.post(EVENTS, &form).0, 200);
+        desk.now_ms += WINDOW_MS - 1;
+        let (status, refused) = desk.post(EVENTS, &event(&customer, "1", "&identifier=i1"));
+        let expected = json!({ "error": {
+            "type": "invalid_request_error", "message": "An event already exists with identifier i1." } });
+        assert_eq!((status, refused), (400, expected));
+        let repeated = Desk::request(http::Method::POST, EVENTS, &form, None);
+        let headers = desk.ask(&repeated).unwrap().headers;
+        assert_eq!(headers, [("stripe-should-retry", "false".to_owned())]);
+        desk.now_ms += 1;
+        assert_eq!(desk.post(EVENTS, &form).0, 200);
+        assert_eq!(desk.engine.store.meter_total("units", &customer), 50);
+    }
+
+    #[test]
+    fn timestamps_lie_between_35_days_back_and_5_minutes_ahead() {
+        let (mut desk, customer, _) = Desk::with_meter();
+        let mut at = |timestamp: i64| desk.post(EVENTS, &event(&customer, "1", &format!("&timestamp={timestamp}")));
+        assert_eq!(at(START_S - PAST_S).0, 200);
+        assert_eq!(at(START_S + AHEAD_S).0, 200);
+        assert_eq!(code(&at(START_S - PAST_S - 1)), (400, "timestamp_too_far_in_past"));
+        assert_eq!(code(&at(START_S + AHEAD_S + 1)), (400, "timestamp_in_future"));
+    }
+
+    #[test]
+    fn values_are_whole_numbers_of_15_digits() {
+        let (mut desk, customer, _) = Desk::with_meter();
+        for value in ["1.5", "abc", "1234567890123456", "-", "%2B1", "+1"] {
+            let refused = desk.post(EVENTS, &event(&customer, value, ""));
+            assert_eq!(code(&refused), (400, "meter_event_invalid_value"), "{value}");
+        }
+        assert_eq!(desk.post(EVENTS, &event(&customer, "999999999999999", "")).0, 200);
+        assert_eq!(desk.engine.store.meter_total("units", &customer), 999_999_999_999_999);
+    }
+
+    #[test]
+    fn unsound_events_are_refused_now_or_reported_later() {
+        let unsound = [
+            ("event_name=none&payload[stripe_customer_id]=CUS&payload[value]=1", "no_meter"),
+            ("event_name=units&payload[value]=1", "meter_event_no_customer_defined"),
+            ("event_name=units&payload[stripe_customer_id]=cus_x&payload[value]=1", "meter_event_customer_not_found"),
+            ("event_name=units&payload[stripe_customer_id]=CUS", "meter_event_value_not_found"),
+            (
+                "event_name=units&payload[stripe_customer_id]=CUS&payload[value]=1&timestamp=1",
+                "timestamp_too_far_in_past",
+            ),
+        ];
+        for (form, late) in unsound {
+            let (mut desk, customer, _) = Desk::with_meter();
+            let form = form.replace("CUS", &customer);
+            assert_eq!(desk.post(EVENTS, &form).0, 400, "{form}");
+            desk.engine.store.usage.validation = Validation::Later;
+            assert_eq!(desk.post(EVENTS, &form).0, 200, "{form}");
+            let reported: Vec<&str> = desk.engine.store.usage.late_errors.iter().map(|error| error.code).collect();
+            assert_eq!(reported, [late]);
+            assert_eq!(desk.engine.store.meter_total("units", &customer), 0);
+        }
+    }
+
+    #[test]
+    fn an_inactive_meter_takes_no_events() {
+        let (mut desk, customer, meter) = Desk::with_meter();
+        desk.post(&format!("/v1/billing/meters/{meter}/deactivate"), "");
+        assert_eq!(desk.post(EVENTS, &event(&customer, "1", "")).0, 400);
+        desk.engine.store.usage.validation = Validation::Later;
+        assert_eq!(desk.post(EVENTS, &event(&customer, "1", "")).0, 200);
+        assert_eq!(desk.engine.store.usage.late_errors[0].code, "archived_meter");
+    }
+
+    #[test]
+    fn a_cancelled_event_counts_no_more_and_can_be_cancelled_once_within_a_day() {
+        let (mut desk, customer, _) = Desk::with_meter();
+        let cancel = |id: &str| format!("type=cancel&event_name=units&cancel[identifier]={id}");
+        for id in ["a", "b"] {
+            desk.post(EVENTS, &event(&customer, "5", &format!("&identifier={id}")));
+        }
+        let (status, shown) = desk.post(ADJUSTMENTS, &cancel("a"));
+        assert_eq!((status, &shown["cancel"]["identifier"]), (200, &json!("a")));
+        assert_eq!(desk.engine.store.meter_total("units", &customer), 5);
+        assert_eq!(code(&desk.post(ADJUSTMENTS, &cancel("a"))), (400, "resource_missing"));
+        desk.now_ms += WINDOW_MS;
+        assert_eq!(code(&desk.post(ADJUSTMENTS, &cancel("b"))), (400, "resource_missing"));
+        assert_eq!(desk.engine.store.meter_total("units", &customer), 5);
+    }
+
+    #[test]
+    fn totals_come_per_meter_and_customer() {
+        let (mut desk, customer, meter) = Desk::with_meter();
+        for value in ["5", "7"] {
+            desk.post(EVENTS, &event(&customer, value, ""));
+        }
+        let total = MeterTotal { event_name: "units".into(), customer, meter, sum: 12, events: 2, value: 12 };
+        assert_eq!(desk.engine.store.meter_totals(), [total]);
+    }
+}

@@ -214,3 +214,32 @@ fn value_settings(params: &mut Params) -> Result<ValueSettings, ApiError> {
     }
     Ok(ValueSettings { event_payload_key })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::desk::Desk;
+
+    #[test]
+    fn only_the_display_name_changes() {
+        let (mut desk, _, meter) = Desk::with_meter();
+        let url = format!("{URL}/{meter}");
+        assert_eq!(desk.post(&url, "display_name=Other").1["display_name"], "Other");
+        let (status, refused) = desk.post(&url, "event_name=other");
+        assert_eq!((status, &refused["error"]["param"]), (400, &json!("event_name")));
+    }
+
+    #[test]
+    fn an_event_name_has_one_active_meter() {
+        let (mut desk, _, first) = Desk::with_meter();
+        let body = "event_name=units&display_name=Units&default_aggregation[formula]=last";
+        assert_eq!(desk.post(URL, body).0, 400);
+        let (_, off) = desk.post(&format!("{URL}/{first}/deactivate"), "");
+        assert_eq!((&off["status"], off["status_transitions"]["deactivated_at"].is_i64()), (&json!("inactive"), true));
+        let second = desk.make(URL, body);
+        assert_eq!(desk.post(&format!("{URL}/{first}/reactivate"), "").0, 400);
+        assert_eq!(desk.post(&format!("{URL}/{first}/deactivate"), "").0, 400);
+        let (_, active) = desk.get(&format!("{URL}?status=active"));
+        assert_eq!((active["data"].as_array().unwrap().len(), &active["data"][0]["id"]), (1, &json!(second)));
+    }
+}

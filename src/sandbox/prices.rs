@@ -276,3 +276,61 @@ fn holder_of_key<'a>(store: &'a Store, price: &Price) -> Option<&'a Price> {
     price.lookup_key.as_ref()?;
     store.prices.iter().find(|other| other.id != price.id && other.lookup_key == price.lookup_key)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::desk::Desk;
+
+    fn flat(product: &str, rest: &str) -> String {
+        format!("currency=usd&unit_amount=2900&product={product}&recurring[interval]=month{rest}")
+    }
+
+    #[test]
+    fn a_lookup_key_belongs_to_one_price_and_moves_on_request() {
+        let mut desk = Desk::new();
+        let product = desk.make("/v1/products", "name=Starter");
+        let first = desk.make("/v1/prices", &flat(&product, "&lookup_key=starter"));
+        let (status, refused) = desk.post("/v1/prices", &flat(&product, "&lookup_key=starter"));
+        assert_eq!((status, &refused["error"]["code"]), (400, &json!("resource_already_exists")));
+        let second = desk.make("/v1/prices", &flat(&product, "&lookup_key=starter&transfer_lookup_key=true"));
+        assert_eq!(desk.get(&format!("/v1/prices/{first}")).1["lookup_key"], Value::Null);
+        let (_, found) = desk.get("/v1/prices?lookup_keys[]=starter&active=true");
+        assert_eq!((found["data"].as_array().unwrap().len(), &found["data"][0]["id"]), (1, &json!(second)));
+    }
+
+    #[test]
+    fn a_metered_price_needs_an_active_meter() {
+        let (mut desk, _, meter) = Desk::with_meter();
+        let product = desk.make("/v1/products", "name=Overage");
+        let body = |meter: &str| flat(&product, &format!("&recurring[usage_type]=metered&recurring[meter]={meter}"));
+        let (status, refused) = desk.post("/v1/prices", &body("mtr_none"));
+        assert_eq!((status, &refused["error"]["param"]), (400, &json!("recurring[meter]")));
+        let price = desk.make("/v1/prices", &body(&meter));
+        assert_eq!(desk.get(&format!("/v1/prices/{price}")).1["recurring"]["meter"], json!(meter));
+        let (_, found) = desk.get(&format!("/v1/prices?recurring[meter]={meter}"));
+        assert_eq!(found["data"][0]["id"], json!(price));
+        desk.post(&format!("/v1/billing/meters/{meter}/deactivate"), "");
+        assert_eq!(desk.post("/v1/prices", &body(&meter)).0, 400);
+    }
+
+    #[test]
+    fn tiers_and_product_are_shown_when_asked_for() {
+        let mut desk = Desk::new();
+        let body = "currency=usd&billing_scheme=tiered&tiers_mode=graduated&tiers[0][up_to]=1000&tiers[0][unit_amount]=0\
+                    &tiers[1][up_to]=inf&tiers[1][unit_amount_decimal]=0.5&product_data[name]=Pro";
+        let price = desk.make("/v1/prices", body);
+        let url = format!("/v1/prices/{price}");
+        assert_eq!(desk.get(&url).1["tiers"], Value::Null);
+        let (_, whole) = desk.get(&format!("{url}?expand[]=tiers&expand[]=product"));
+        assert_eq!(whole["tiers"][1]["unit_amount_decimal"], "0.5");
+        assert_eq!((&whole["tiers"][1]["up_to"], &whole["product"]["name"]), (&Value::Null, &json!("Pro")));
+    }
+
+    #[test]
+    fn a_refused_price_leaves_no_product_behind() {
+        let mut desk = Desk::new();
+        assert_eq!(desk.post("/v1/prices", "currency=usd&unit_amount=1&product_data[name]=Pro&colour=red").0, 400);
+        assert_eq!(desk.get("/v1/products").1["data"], json!([]));
+    }
+}

@@ -193,3 +193,30 @@ fn price_of<'a>(store: &'a Store, product: &str, price: &str) -> Result<&'a Pric
     let message = format!("The price `{price}` does not belong to the product `{product}`.");
     Err(ApiError::invalid(message).param("default_price").executed())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::desk::Desk;
+
+    #[test]
+    fn an_id_may_be_chosen_once() {
+        let mut desk = Desk::new();
+        assert_eq!(desk.make("/v1/products", "id=tollgate_pro&name=Pro"), "tollgate_pro");
+        let (status, refused) = desk.post("/v1/products", "id=tollgate_pro&name=Pro");
+        assert_eq!((status, &refused["error"]["code"]), (400, &json!("resource_already_exists")));
+    }
+
+    #[test]
+    fn a_product_with_prices_stays() {
+        let mut desk = Desk::new();
+        let (bare, priced) = (desk.make("/v1/products", "name=Bare"), desk.make("/v1/products", "name=Priced"));
+        let price = desk.make("/v1/prices", &format!("currency=usd&unit_amount=1&product={priced}"));
+        assert_eq!(desk.delete(&format!("/v1/products/{priced}")).0, 400);
+        assert_eq!(desk.delete(&format!("/v1/products/{bare}")).1["deleted"], true);
+        assert_eq!(desk.get(&format!("/v1/products/{bare}")).0, 404);
+        let (_, shown) = desk.post(&format!("/v1/products/{priced}"), &format!("default_price={price}&active=false"));
+        assert_eq!((&shown["default_price"], &shown["active"]), (&json!(price), &json!(false)));
+        assert_eq!(desk.get("/v1/products?active=true").1["data"], json!([]));
+    }
+}

@@ -115,3 +115,73 @@ fn aligned(params: &mut Params, key: &str, window: Option<Window>) -> Result<i64
     }
     Ok(at)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::desk::{Desk, START_S, event};
+
+    const HOUR: i64 = 3_600;
+
+    /// Events of 1, 2, 3 units, one in each of the last three hours.
+    fn three_hours() -> (Desk, String) {
+        let (mut desk, customer, meter) = Desk::with_meter();
+        for (value, ago) in [("1", 3), ("2", 2), ("3", 1)] {
+            let timestamp = format!("&timestamp={}", START_S - ago * HOUR + 5);
+            assert_eq!(desk.post("/v1/billing/meter_events", &event(&customer, value, &timestamp)).0, 200);
+        }
+        (desk, format!("/v1/billing/meters/{meter}/event_summaries?customer={customer}"))
+    }
+
+    fn span(from: i64, to: i64) -> String {
+        format!("&start_time={from}&end_time={to}")
+    }
+
+    fn values(shown: &Value) -> Vec<i64> {
+        shown["data"].as_array().unwrap().iter().map(|s| s["aggregated_value"].as_i64().unwrap()).collect()
+    }
+
+    #[test]
+    fn one_summary_for_the_whole_time_and_none_without_events() {
+        let (mut desk, url) = three_hours();
+        let (_, all) = desk.get(&format!("{url}{}", span(START_S - 3 * HOUR, START_S)));
+        assert_eq!(values(&all), [6]);
+        assert_eq!(
+            (&all["data"][0]["start_time"], &all["data"][0]["end_time"]),
+            (&json!(START_S - 3 * HOUR), &json!(START_S))
+        );
+        let (_, minute) = desk.get(&format!("{url}{}", span(START_S - HOUR + 60, START_S)));
+        assert_eq!(values(&minute), [0_i64; 0]);
+    }
+
+    #[test]
+    fn windows_come_newest_first_and_page_by_page() {
+        let (mut desk, url) = three_hours();
+        let hourly = format!("{url}{}&value_grouping_window=hour&limit=2", span(START_S - 24 * HOUR, START_S));
+        let (_, first) = desk.get(&hourly);
+        assert_eq!((values(&first), &first["has_more"]), (vec![3, 2], &json!(true)));
+        let last = first["data"][1]["id"].as_str().unwrap();
+        let (_, second) = desk.get(&format!("{hourly}&starting_after={last}"));
+        assert_eq!((values(&second), &second["has_more"]), (vec![1], &json!(false)));
+        let oldest = second["data"][0]["id"].as_str().unwrap();
+        let (_, back) = desk.get(&format!("{hourly}&ending_before={oldest}"));
+        assert_eq!(values(&back), [3, 2]);
+        let daily = format!("{url}{}&value_grouping_window=day", span(START_S - 24 * HOUR, START_S));
+        assert_eq!(values(&desk.get(&daily).1), [6]);
+    }
+
+    #[test]
+    fn times_lie_on_minutes_or_on_the_windows_boundaries() {
+        let (mut desk, url) = three_hours();
+        let mut param =
+            |rest: String| desk.get(&format!("{url}{rest}")).1["error"]["param"].as_str().map(str::to_owned);
+        assert_eq!(param(span(START_S - 61, START_S)).as_deref(), Some("start_time"));
+        assert_eq!(param(span(START_S - 60, START_S + 1)).as_deref(), Some("end_time"));
+        let minutes = span(START_S - HOUR - 60, START_S);
+        assert_eq!(param(format!("{minutes}&value_grouping_window=hour")).as_deref(), Some("start_time"));
+        let hours = span(START_S - HOUR, START_S);
+        assert_eq!(param(format!("{hours}&value_grouping_window=day")).as_deref(), Some("start_time"));
+        assert_eq!(param(span(START_S, START_S)).as_deref(), Some("start_time"));
+        assert_eq!(param(format!("&end_time={START_S}")).as_deref(), Some("start_time"));
+    }
+}
