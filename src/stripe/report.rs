@@ -210,11 +210,12 @@ impl Reporter {
     /// # Errors
     /// The records failed; what was sealed or sent before stands.
     pub async fn pass(&self) -> Result<Flushed, RecordsError> {
-        self.inner.round(self.inner.config.flush, Pace::Usual).await
+        self.inner.round(self.inner.config.flush, Pace::Usual, None).await
     }
 
     /// Seals everything unreported, whatever the window, and sends until all is answered, nothing can move without
-    /// time or a person, or `patience` is over.
+    /// time or a person, or `patience` is over (at most a day; attempts under way are let end, see
+    /// [`super::transport::Config::attempt_timeout`]).
     ///
     /// # Errors
     /// The records failed; what was sealed or sent before stands.
@@ -222,7 +223,7 @@ impl Reporter {
         let deadline = Instant::now() + patience.min(Duration::from_secs(24 * 3600));
         let mut sum = Flushed::default();
         for tries in 0.. {
-            let round = self.inner.round(Duration::ZERO, Pace::Hurry).await?;
+            let round = self.inner.round(Duration::ZERO, Pace::Hurry, Some(deadline)).await?;
             sum = sum.with(round);
             let step = retry::full_jitter(tries, Duration::from_secs(2), retry::random());
             let idle = round.sealed + round.delivered + round.rejected == 0;
@@ -283,10 +284,15 @@ impl Inner {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Seals, then looks at each open report once.
-    async fn round(self: &Arc<Self>, window: Duration, pace: Pace) -> Result<Flushed, RecordsError> {
+    /// Seals, then looks at each open report once, if that begins before `deadline`.
+    async fn round(
+        self: &Arc<Self>,
+        window: Duration,
+        pace: Pace,
+        deadline: Option<Instant>,
+    ) -> Result<Flushed, RecordsError> {
         let mut sum = Flushed { sealed: self.seal_due(window).await?.reports, ..Flushed::default() };
-        let looks = stream::iter(self.open().await?).map(|report| self.look(report, pace));
+        let looks = stream::iter(self.open().await?).map(|report| self.look(report, pace, deadline));
         let fates: Vec<_> = looks.buffer_unordered(self.config.concurrency.max(1)).collect().await;
         for fate in fates {
             sum.count(fate?);
@@ -295,8 +301,16 @@ impl Inner {
         Ok(sum)
     }
 
-    async fn look(self: &Arc<Self>, report: Report, pace: Pace) -> Result<Fate, RecordsError> {
+    async fn look(
+        self: &Arc<Self>,
+        report: Report,
+        pace: Pace,
+        deadline: Option<Instant>,
+    ) -> Result<Fate, RecordsError> {
         let slot = Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(Fate::Open);
+        }
         match self.sit(&report, pace, slot) {
             Some(_seat) => self.attend(report).await,
             None => Ok(Fate::Open),
@@ -391,7 +405,8 @@ impl Inner {
         let asked = Instant::now();
         let Some(report) = self.records.first_try(&report, self.clock.now()).await? else { return Ok(Fate::Moot) };
         crash_point("report.after_first_try");
-        if asked.elapsed() > STALE {
+        // This process may have been stopped for hours anywhere above.
+        if asked.elapsed() > STALE || !late::may_send(&report, self.clock.now()) {
             return Ok(Fate::Open);
         }
         let key = IdempotencyKey::named(&report.identifier, report.suffix);
