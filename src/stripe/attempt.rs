@@ -171,10 +171,8 @@ mod tests {
     }
 
     fn refused(attempt: Attempt) -> Refused {
-        match attempt {
-            Attempt::Refused(refused) => *refused,
-            other => panic!("not refused: {other:?}"),
-        }
+        let Attempt::Refused(refused) = attempt else { panic!("not refused: {attempt:?}") };
+        *refused
     }
 
     #[test]

@@ -46,6 +46,9 @@ impl Bucket {
     }
 }
 
+/// Longest pause for everybody on one 429's word.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 /// Token buckets, and a pause for all when Stripe says that the whole account is too fast.
 #[derive(Debug)]
 pub struct Budget {
@@ -87,7 +90,7 @@ impl Budget {
     pub fn limited(&self, head: &Head, now: Instant) {
         let reason = head.limited.as_deref().unwrap_or_default();
         if reason.starts_with("global") || reason.starts_with("endpoint") {
-            let wait = head.retry_after.unwrap_or(Duration::from_secs(1));
+            let wait = head.retry_after.unwrap_or(Duration::from_secs(1)).min(LONGEST_PAUSE);
             *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + wait);
         }
     }

@@ -47,10 +47,10 @@ const REPORTS: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How soon to look again at what only a change of configuration or a person can move.
-const HELD: Duration = Duration::from_mins(1);
+const HELD: Duration = Duration::from_secs(60);
 
 /// How soon to try the summaries again when they could not be read.
-const READ_AGAIN: Duration = Duration::from_mins(10);
+const READ_AGAIN: Duration = Duration::from_secs(10 * 60);
 
 /// An attempt that has not begun so long after it was noted is not begun: its note says when it was.
 const STALE: Duration = Duration::from_secs(30);
@@ -210,19 +210,20 @@ impl Reporter {
     /// # Errors
     /// The records failed; what was sealed or sent before stands.
     pub async fn pass(&self) -> Result<Flushed, RecordsError> {
-        self.inner.round(self.inner.config.flush, Pace::Usual).await
+        self.inner.round(self.inner.config.flush, Pace::Usual, None).await
     }
 
     /// Seals everything unreported, whatever the window, and sends until all is answered, nothing can move without
-    /// time or a person, or `patience` is over.
+    /// time or a person, or `patience` is over (at most a day; attempts under way are let end, see
+    /// [`super::transport::Config::attempt_timeout`]).
     ///
     /// # Errors
     /// The records failed; what was sealed or sent before stands.
     pub async fn flush_now(&self, patience: Duration) -> Result<Flushed, RecordsError> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + patience.min(Duration::from_secs(24 * 3600));
         let mut sum = Flushed::default();
         for tries in 0.. {
-            let round = self.inner.round(Duration::ZERO, Pace::Hurry).await?;
+            let round = self.inner.round(Duration::ZERO, Pace::Hurry, Some(deadline)).await?;
             sum = sum.with(round);
             let step = retry::full_jitter(tries, Duration::from_secs(2), retry::random());
             let idle = round.sealed + round.delivered + round.rejected == 0;
@@ -283,10 +284,15 @@ impl Inner {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Seals, then looks at each open report once.
-    async fn round(self: &Arc<Self>, window: Duration, pace: Pace) -> Result<Flushed, RecordsError> {
+    /// Seals, then looks at each open report once, if that begins before `deadline`.
+    async fn round(
+        self: &Arc<Self>,
+        window: Duration,
+        pace: Pace,
+        deadline: Option<Instant>,
+    ) -> Result<Flushed, RecordsError> {
         let mut sum = Flushed { sealed: self.seal_due(window).await?.reports, ..Flushed::default() };
-        let looks = stream::iter(self.open().await?).map(|report| self.look(report, pace));
+        let looks = stream::iter(self.open().await?).map(|report| self.look(report, pace, deadline));
         let fates: Vec<_> = looks.buffer_unordered(self.config.concurrency.max(1)).collect().await;
         for fate in fates {
             sum.count(fate?);
@@ -295,8 +301,16 @@ impl Inner {
         Ok(sum)
     }
 
-    async fn look(self: &Arc<Self>, report: Report, pace: Pace) -> Result<Fate, RecordsError> {
+    async fn look(
+        self: &Arc<Self>,
+        report: Report,
+        pace: Pace,
+        deadline: Option<Instant>,
+    ) -> Result<Fate, RecordsError> {
         let slot = Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(Fate::Open);
+        }
         match self.sit(&report, pace, slot) {
             Some(_seat) => self.attend(report).await,
             None => Ok(Fate::Open),
@@ -391,7 +405,8 @@ impl Inner {
         let asked = Instant::now();
         let Some(report) = self.records.first_try(&report, self.clock.now()).await? else { return Ok(Fate::Moot) };
         crash_point("report.after_first_try");
-        if asked.elapsed() > STALE {
+        // This process may have been stopped for hours anywhere above.
+        if asked.elapsed() > STALE || !late::may_send(&report, self.clock.now()) {
             return Ok(Fate::Open);
         }
         let key = IdempotencyKey::named(&report.identifier, report.suffix);
@@ -404,9 +419,10 @@ impl Inner {
         let now = self.clock.now();
         match &verdict {
             Verdict::Delivered | Verdict::Rejected(_) => self.desk().forget(report),
-            Verdict::Again(_, wait) | Verdict::AgainFresh(_, wait) | Verdict::NoAccess(_, wait) => {
+            Verdict::Again(_, wait) | Verdict::AgainFresh(_, wait) => {
                 self.desk().again(report, *wait, now, retry::random());
             }
+            Verdict::NoAccess(_) => self.desk().shut(desk::after(now, HELD)),
         }
         if self.records.answered(report, verdict.answer(), now).await?.is_none() {
             return Ok(Fate::Moot);
@@ -418,7 +434,7 @@ impl Inner {
                 Fate::Delivered(report.value)
             }
             Verdict::Rejected(_) => Fate::Rejected,
-            Verdict::Again(..) | Verdict::AgainFresh(..) | Verdict::NoAccess(..) => Fate::Open,
+            Verdict::Again(..) | Verdict::AgainFresh(..) | Verdict::NoAccess(_) => Fate::Open,
         })
     }
 
@@ -447,6 +463,9 @@ impl Inner {
             return Ok(Look::Never("summaries of a gauge do not tell which values arrived".to_owned()));
         }
         let customer = report.stripe_customer_id.as_deref().unwrap_or_default();
+        if self.meters.load().values().filter(|other| other.event == target.event).count() > 1 {
+            return Ok(Look::Never(format!("two of our meters feed {:?}", target.event)));
+        }
         let metered = match self.metered(report, customer, target).await {
             Ok(metered) => metered,
             Err(error @ (CallError::Unavailable(_) | CallError::Unknown(_))) => {
@@ -550,7 +569,7 @@ fn tell(report: &Report, verdict: &Verdict) {
     match verdict {
         Verdict::Delivered => tracing::debug!(tenant, identifier, value, "report delivered"),
         Verdict::Rejected(why) => tracing::error!(tenant, identifier, value, why, "Stripe refused a report for good"),
-        Verdict::NoAccess(why, _) => tracing::error!(why, "Stripe does not accept our key; reports are waiting"),
+        Verdict::NoAccess(why) => tracing::error!(why, "Stripe does not accept our key; reports are waiting"),
         Verdict::Again(why, _) | Verdict::AgainFresh(why, _) => {
             tracing::info!(tenant, identifier, why, "report not confirmed yet; it will be sent again");
         }

@@ -73,11 +73,13 @@ pub fn verdict(attempt: &Attempt) -> Verdict {
 
 fn refused_verdict(refused: &Refused) -> Verdict {
     let again = if refused.status >= 500 { Verdict::AgainFresh } else { Verdict::Again };
-    match refused.head.should_retry {
-        Some(Advice::Final) => Verdict::Final,
-        Some(Advice::Retry) => again,
-        None if refused.status >= 500 || [409, 429].contains(&refused.status) => again,
-        None => Verdict::Final,
+    let advice = refused.head.should_retry.unwrap_or(match refused.status {
+        409 | 429 | 500.. => Advice::Retry,
+        _ => Advice::Final,
+    });
+    match advice {
+        Advice::Retry => again,
+        Advice::Final => Verdict::Final,
     }
 }
 

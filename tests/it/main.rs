@@ -13,8 +13,8 @@
     reason = "a test fails by panicking and may speak; the helpers are explained where they are not plain"
 )]
 
-mod crash;
 mod control_api;
+mod crash;
 mod exactness;
 mod flush_seal;
 mod journal_crash;
@@ -22,5 +22,7 @@ mod judge;
 mod ledger_contract;
 mod proxy;
 mod random;
+mod records_crash;
 mod sandbox;
+mod stripe_report;
 mod support;

@@ -11,7 +11,7 @@ use crate::records::Report;
 use crate::stripe::retry;
 
 /// Longest step of the back-off of one report.
-const CAP: Duration = Duration::from_mins(5);
+const CAP: Duration = Duration::from_secs(5 * 60);
 
 /// Notes kept; beyond that they are all dropped and made anew.
 const MAX_NOTES: usize = 100_000;
@@ -25,6 +25,8 @@ pub struct Desk {
     busy: HashSet<Lane>,
     /// By identifier, which is unique for ever.
     notes: HashMap<String, Note>,
+    /// Stripe does not let us in: nobody is sent before then.
+    shut_until: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,15 +53,22 @@ impl Desk {
     pub fn take(&mut self, report: &Report, pace: Pace, now: Timestamp) -> Option<Lane> {
         let note = self.notes.get(&report.identifier).copied().unwrap_or_default();
         let before = |until: Option<Timestamp>| until.is_some_and(|until| now < until);
-        let waits = before(note.surely_not_before) || (pace == Pace::Usual && before(note.not_before));
+        let waits = before(self.shut_until)
+            || before(note.surely_not_before)
+            || (pace == Pace::Usual && before(note.not_before));
         let lane = lane(report);
         if waits || !self.busy.insert(lane.clone()) { None } else { Some(lane) }
     }
 
     /// May the report be looked at by `horizon`, own back-off passed over?
     pub fn ready_by(&self, report: &Report, horizon: Timestamp) -> bool {
-        let note = self.notes.get(&report.identifier);
-        note.and_then(|note| note.surely_not_before).is_none_or(|until| until <= horizon)
+        let note = self.notes.get(&report.identifier).and_then(|note| note.surely_not_before);
+        note.max(self.shut_until).is_none_or(|until| until <= horizon)
+    }
+
+    /// Nobody is sent before `until`.
+    pub fn shut(&mut self, until: Timestamp) {
+        self.shut_until = Some(until);
     }
 
     /// Gives a lane back.
@@ -179,6 +188,16 @@ mod tests {
         assert_eq!(desk.take(&report, Pace::Hurry, at(29)), None);
         assert!(!desk.ready_by(&report, at(29)) && desk.ready_by(&report, at(30)));
         assert!(desk.take(&report, Pace::Hurry, at(30)).is_some());
+    }
+
+    #[test]
+    fn a_shut_desk_serves_nobody_until_it_opens() {
+        let mut desk = Desk::default();
+        desk.shut(at(60));
+        let report = report("cus_1", "a");
+        assert_eq!(desk.take(&report, Pace::Hurry, at(59)), None);
+        assert!(!desk.ready_by(&report, at(59)) && desk.ready_by(&report, at(60)));
+        assert!(desk.take(&report, Pace::Usual, at(60)).is_some());
     }
 
     #[test]

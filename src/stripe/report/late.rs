@@ -54,12 +54,15 @@ pub enum Finding {
 
 /// Plans by the report and the last reading, if there is one.
 pub fn plan(report: &Report, last: Option<Reading>, now: Timestamp) -> Plan {
-    let Some(first_try) = report.first_try.filter(|first| now.duration_since(*first) >= SAFE) else {
-        return Plan::Send;
-    };
+    let Some(first_try) = report.first_try.filter(|_| !may_send(report, now)) else { return Plan::Send };
     let from_try = after(report.last_try.unwrap_or(first_try), SETTLE);
     let from = last.map_or(from_try, |reading| from_try.max(after(reading.at, APART)));
     if now < from { Plan::Wait(from) } else { Plan::Read }
+}
+
+/// Does Stripe certainly still know the identifier, if it ever did?
+pub fn may_send(report: &Report, now: Timestamp) -> bool {
+    report.first_try.is_none_or(|first| now.duration_since(first) < SAFE)
 }
 
 /// Compares two readings for a report of `value` units.

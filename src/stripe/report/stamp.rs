@@ -123,6 +123,22 @@ mod tests {
         assert_eq!(got, Stamp::Early);
     }
 
+    proptest::proptest! {
+        /// Whatever the anchor: the stamp is never outside the period that the anchor gives.
+        #[test]
+        fn never_outside_the_period(anchor_s in 1_600_000_000_i64..1_900_000_000, into in 0_i64..80_000_000, late in 0_i64..2_000_000) {
+            for (text, interval) in [("month", Interval::Month), ("year", Interval::Year)] {
+                let period = period_at(Anchor { start_s: anchor_s, interval, trial_start_s: None }, anchor_s + into);
+                let anchor = Timestamp::from_second(anchor_s).unwrap().to_string();
+                let now = Timestamp::from_second(anchor_s + into + late).unwrap();
+                if let Stamp::Within(at) = stamp(&tenant(&anchor, text), period.id(), now) {
+                    proptest::prop_assert!((period.start_s..period.end_s).contains(&at.as_second()));
+                    proptest::prop_assert!(at.as_second() <= now.as_second() + AHEAD_S);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_minute() {
         let span = minute_of(time("2026-03-10T12:00:59Z"));

@@ -7,7 +7,7 @@ use crate::stripe::attempt::{Advice, Answer, Attempt, Refused};
 use crate::stripe::wire::MeterEvent;
 
 /// Wait after Stripe said that asking again will not help, or that we may not ask: a person has to do something.
-const SLOW: Duration = Duration::from_mins(5);
+const SLOW: Duration = Duration::from_secs(5 * 60);
 
 /// What an attempt means for its report.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +22,11 @@ pub enum Verdict {
     AgainFresh(String, Duration),
     /// Stripe does not let us in at all. That says nothing about the report, which stays; a person has to see to the
     /// key. (Rejecting would make dead letters of all customers' reports at once.)
-    NoAccess(String, Duration),
+    NoAccess(String),
 }
+
+/// Longest that Stripe is left alone on its own word, so that no report grows late by it.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Judges an attempt to send the report with this identifier.
 pub fn judge(attempt: &Attempt, identifier: &str) -> Verdict {
@@ -47,7 +50,7 @@ fn receipt(answer: &Answer, identifier: &str) -> Verdict {
 
 fn refusal(refused: &Refused, identifier: &str) -> Verdict {
     let why = refused.to_string();
-    let wait = refused.head.retry_after.unwrap_or_default().max(match refused.head.should_retry {
+    let wait = refused.head.retry_after.unwrap_or_default().min(LONGEST).max(match refused.head.should_retry {
         Some(Advice::Final) => SLOW,
         Some(Advice::Retry) | None => Duration::ZERO,
     });
@@ -56,7 +59,7 @@ fn refusal(refused: &Refused, identifier: &str) -> Verdict {
         _ if refused.is_key_conflict() => Verdict::AgainFresh(why, wait.min(SLOW)),
         500.. => Verdict::AgainFresh(why, wait),
         409 | 429 => Verdict::Again(why, wait),
-        401 | 403 => Verdict::NoAccess(why, wait.max(SLOW)),
+        401 | 403 => Verdict::NoAccess(why),
         _ if refused.head.should_retry == Some(Advice::Retry) => Verdict::Again(why, wait),
         _ => Verdict::Rejected(why),
     }
@@ -69,7 +72,7 @@ impl Verdict {
             Self::Delivered => records::Answer::Delivered,
             Self::Rejected(why) => records::Answer::Rejected(why.clone()),
             Self::AgainFresh(why, _) => records::Answer::UnknownAfter5xx(why.clone()),
-            Self::Again(why, _) | Self::NoAccess(why, _) => records::Answer::Unknown(why.clone()),
+            Self::Again(why, _) | Self::NoAccess(why) => records::Answer::Unknown(why.clone()),
         }
     }
 
@@ -79,7 +82,7 @@ impl Verdict {
             Self::Delivered => "delivered",
             Self::Rejected(_) => "rejected",
             Self::Again(..) | Self::AgainFresh(..) => "unknown",
-            Self::NoAccess(..) => "no_access",
+            Self::NoAccess(_) => "no_access",
         }
     }
 }
@@ -114,16 +117,16 @@ mod tests {
         Rejected,
         Again(Duration),
         Fresh(Duration),
-        NoAccess(Duration),
+        NoAccess,
     }
 
-    fn kind(verdict: Verdict) -> Kind {
-        match verdict {
+    fn kind(verdict: &Verdict) -> Kind {
+        match *verdict {
             Verdict::Delivered => Kind::Delivered,
             Verdict::Rejected(_) => Kind::Rejected,
             Verdict::Again(_, wait) => Kind::Again(wait),
             Verdict::AgainFresh(_, wait) => Kind::Fresh(wait),
-            Verdict::NoAccess(_, wait) => Kind::NoAccess(wait),
+            Verdict::NoAccess(_) => Kind::NoAccess,
         }
     }
 
@@ -132,6 +135,7 @@ mod tests {
         let duplicate = "An event already exists with identifier id-1.";
         let other = "An event already exists with identifier id-2.";
         let later = Head { retry_after: Some(Duration::from_secs(7)), ..Head::default() };
+        let much_later = Head { retry_after: Some(Duration::from_secs(99_999)), ..Head::default() };
         let known = Head { should_retry: Some(Advice::Final), ..Head::default() };
         let table = [
             (answered(r#"{"object":"billing.meter_event","identifier":"id-1"}"#), Kind::Delivered),
@@ -144,11 +148,12 @@ mod tests {
             (plain(402), Kind::Rejected),
             (plain(404), Kind::Rejected),
             (plain(422), Kind::Rejected),
-            (plain(401), Kind::NoAccess(SLOW)),
-            (plain(403), Kind::NoAccess(SLOW)),
+            (plain(401), Kind::NoAccess),
+            (plain(403), Kind::NoAccess),
             (plain(409), Kind::Again(ZERO)),
             (plain(429), Kind::Again(ZERO)),
             (refused(429, "", "", later), Kind::Again(Duration::from_secs(7))),
+            (refused(429, "", "", much_later), Kind::Again(LONGEST)),
             (plain(500), Kind::Fresh(ZERO)),
             (plain(503), Kind::Fresh(ZERO)),
             (advised(500, Advice::Final), Kind::Fresh(SLOW)),
@@ -159,7 +164,7 @@ mod tests {
             (Attempt::Unknown("reset".into()), Kind::Again(ZERO)),
         ];
         for (attempt, want) in table {
-            assert_eq!(kind(judge(&attempt, "id-1")), want, "{attempt:?}");
+            assert_eq!(kind(&judge(&attempt, "id-1")), want, "{attempt:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::stripe::client::{Client, Event};
+use crate::stripe::client::{Client, Event, NewCustomer};
 
 /// What the server does with one request after reading it.
 #[derive(Clone, Copy)]
@@ -147,7 +147,7 @@ async fn calls_share_a_connection() {
 async fn a_lost_answer_is_asked_again_under_its_key_and_a_5xx_under_a_fresh_one() {
     let server = Server::start(vec![Reply::Cut, Reply::Status(500, "", ""), CUSTOMER]).await;
     let client = Client::new(Arc::new(server.transport()));
-    let made = client.create_customer(&Default::default(), IdempotencyKey::named("make", 0)).await;
+    let made = client.create_customer(&NewCustomer::default(), IdempotencyKey::named("make", 0)).await;
     assert_eq!(made.unwrap().id, "cus_1");
     assert_eq!(server.keys(), ["make", "make", "make-1"]);
 }
@@ -156,7 +156,7 @@ async fn a_lost_answer_is_asked_again_under_its_key_and_a_5xx_under_a_fresh_one(
 async fn a_refusal_is_final() {
     let server = Server::start(vec![NO]).await;
     let client = Client::new(Arc::new(server.transport()));
-    let made = client.create_customer(&Default::default(), IdempotencyKey::named("make", 0)).await;
+    let made = client.create_customer(&NewCustomer::default(), IdempotencyKey::named("make", 0)).await;
     assert!(matches!(made, Err(CallError::Refused(_))), "{made:?}");
     assert_eq!(server.seen().len(), 1);
 }
@@ -181,6 +181,26 @@ async fn typed_requests_go_through_the_crates_own_trait() {
     let answer = request.send(&server.transport()).await;
     assert!(matches!(answer, Err(CallError::Unreadable(_))), "an object is no string: {answer:?}");
     assert_eq!(server.keys(), ["chosen", "chosen-1"]);
+}
+
+#[tokio::test]
+async fn while_stripe_is_down_one_probe_goes_at_a_time() {
+    let server = Server::start(vec![Reply::Status(503, "", ""); 6]).await;
+    let mut config = Config::new(server.base.clone(), Secret::new("sk_test_1".to_owned()));
+    config.breaker.cool_off = Duration::from_millis(50);
+    let transport = Transport::new(config).unwrap();
+    let request = transport.prepare(&event().request()).unwrap();
+    for caller in ["a", "b", "c", "d", "e"] {
+        let permit = transport.permit(Bucket::MeterEvents, caller, Duration::ZERO).await.unwrap();
+        transport.attempt(permit, &request, &IdempotencyKey::named("k", 0)).await;
+    }
+    let leave = || transport.permit(Bucket::MeterEvents, "f", Duration::ZERO);
+    assert_eq!(leave().await.unwrap_err().why, "circuit breaker open");
+    sleep(Duration::from_millis(60)).await;
+    let probe = leave().await.unwrap();
+    assert!(leave().await.is_err(), "nobody beside the probe");
+    drop(probe);
+    assert!(leave().await.is_ok(), "a probe that was not sent makes room");
 }
 
 #[tokio::test]
