@@ -267,19 +267,19 @@ impl Accounts {
     /// # Errors
     /// When the records cannot be read; the old state stays.
     pub async fn refresh_tenant(&self, num: TenantNum) -> Result<(), RecordsError> {
-        match self.records.tenant_by_num(num).await? {
-            Some(row) => {
-                if let Some(entry) = self.tenants.get(&num) {
-                    entry.replace(row);
-                }
-            }
-            None => {
-                self.tenants.remove(&num);
-                self.by_id.retain(|_, of| *of != num);
-                self.keys.retain(|_, slot| !matches!(slot, Slot::Known(key) if key.tenant.num == num));
-            }
+        let Some(entry) = self.tenants.get(&num).map(|entry| Arc::clone(&entry)) else { return Ok(()) };
+        // By its name: a deleted tenant keeps its number but not its name.
+        match self.records.tenant(&entry.id()).await? {
+            Some(row) if row.num == num => entry.replace(row),
+            Some(_) | None => self.forget_tenant(num),
         }
         Ok(())
+    }
+
+    fn forget_tenant(&self, num: TenantNum) {
+        self.tenants.remove(&num);
+        self.by_id.retain(|_, of| *of != num);
+        self.keys.retain(|_, slot| !matches!(slot, Slot::Known(key) if key.tenant.num == num));
     }
 
     /// Keys used since the last call, with the time of their last request.

@@ -90,6 +90,12 @@ impl Entry {
         }
     }
 
+    /// The tenant's name in the API.
+    #[must_use]
+    pub fn id(&self) -> String {
+        self.row.load().id.clone()
+    }
+
     pub(super) fn replace(&self, row: Tenant) {
         self.row.store(Arc::new(row));
         self.row_version.fetch_add(1, AcqRel);

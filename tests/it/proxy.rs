@@ -311,6 +311,23 @@ fn a_revoked_key_and_a_changed_plan_count_at_once() {
 }
 
 #[test]
+fn a_deleted_tenant_is_gone_and_its_name_may_be_used_again() {
+    let gateway = Gateway::start();
+    gateway.runtime.block_on(async {
+        let key = gateway.tenant("acme", "free").await;
+        let mut client = gateway.client();
+        assert_eq!(client.get("/one", &key).await.unwrap().status, 200);
+        let deleted = gateway.admin("DELETE", "/api/v1/tenants/acme", &serde_json::Value::Null).await;
+        assert_eq!(deleted.status, 204, "{}", deleted.text());
+        assert_eq!(client.get("/one", &key).await.unwrap().status, 401);
+        let again = gateway.tenant("acme", "free").await;
+        assert_eq!(client.get("/one", &again).await.unwrap().header("x-tollgate-cost"), "1");
+        gateway.running().flush_now().await.unwrap();
+        assert_eq!(gateway.used("acme").await, 1, "the new tenant does not inherit the old one's use");
+    });
+}
+
+#[test]
 fn changed_prices_apply_within_a_second_and_a_bad_file_changes_nothing() {
     let gateway = Gateway::start();
     gateway.runtime.block_on(async {
