@@ -177,12 +177,7 @@ impl Accounts {
         }
     }
 
-    fn remember(
-        &self,
-        hash: KeyHash,
-        found: Option<(Key, Tenant)>,
-        now_ms: i64,
-    ) -> Result<Arc<KeyEntry>, Refusal> {
+    fn remember(&self, hash: KeyHash, found: Option<(Key, Tenant)>, now_ms: i64) -> Result<Arc<KeyEntry>, Refusal> {
         let judged = match found {
             None => Err(Refusal::Unknown),
             Some((key, _)) if key.revoked_at.is_some() => Err(Refusal::Revoked),

@@ -145,8 +145,15 @@ async fn build(
         body_timeout: loaded.settings.limits.body_timeout,
         header_bytes: loaded.settings.limits.header_bytes,
     });
-    let reloader =
-        Reloader::new(first.active, loaded, options.env.clone(), Arc::clone(&gateway), records.clone(), &journal, billing.clone());
+    let reloader = Reloader::new(
+        first.active,
+        loaded,
+        options.env.clone(),
+        Arc::clone(&gateway),
+        records.clone(),
+        &journal,
+        billing.clone(),
+    );
     let reloader = Arc::new(reloader);
     let shipper = Arc::new(tokio::sync::Mutex::new(shipper));
     Ok((Core { records, journal, node, gateway, shipper, billing, reloader, clock }, queue))

@@ -21,6 +21,9 @@
 //! | [`control`] | the admin API |
 //! | [`telemetry`], [`clock`], [`drain`], [`testing`] | logs and metrics, time, shutdown, crash points |
 
+// The sandbox writes Stripe's larger objects with one `json!` each.
+#![recursion_limit = "256"]
+
 pub mod accounts;
 pub mod app;
 pub mod cli;

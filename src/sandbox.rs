@@ -14,49 +14,96 @@
 //! every part of it has a bound (see the constants named `MAX_…`). It listens without TLS and its control paths ask
 //! for no credential: bind it to loopback only.
 
+mod agenda;
+mod announce;
 mod answer;
 mod auth;
+mod billing;
+mod cards;
+mod changes;
+mod checkout;
+mod checkout_page;
+mod collect;
 mod control;
+mod coupons;
 mod customers;
+mod cycle;
 mod decimal;
 #[cfg(test)]
 mod desk;
+mod discounts;
 mod engine;
 mod errors;
+mod events;
 mod exchanges;
 mod expand;
 mod faults;
 mod form;
+mod hooks;
 mod http;
 mod idempotency;
+mod invoice_api;
+mod invoice_items;
+mod invoice_lines;
+mod invoice_page;
+mod invoices;
+mod lookup;
 mod meter_events;
 mod meters;
+mod outbox;
+mod page;
 mod params;
+mod payment_methods;
+mod portal;
+mod portal_configurations;
+mod portal_page;
+mod preview;
 mod price_draft;
 mod prices;
 mod products;
+mod promotion_codes;
+mod proration;
+mod renewal;
 mod route;
 mod series;
+mod setup_intents;
 mod shelf;
+mod state;
 mod store;
+mod subscription_create;
+mod subscription_end;
+mod subscription_items;
+mod subscription_list;
+mod subscription_update;
+mod subscriptions;
 mod summaries;
+mod test_clocks;
+mod thin_events;
+mod tiers;
+mod unfold;
+mod usage_records;
+mod webhook_endpoints;
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use engine::Engine;
 
+pub use collect::DunningEnd;
 pub use faults::{Effect, Fault, FaultRefused, Filter};
 pub use meter_events::{LateError, MeterTotal, Validation};
+pub use outbox::Delivering;
 
 /// How long [`Sandbox::stop`] waits for open connections.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -72,6 +119,8 @@ pub struct Config {
     pub secret_key: Option<String>,
     /// When meter events with a bad content are refused.
     pub validation: Validation,
+    /// Where the account is kept between two runs; `None` forgets it.
+    pub state: Option<PathBuf>,
 }
 
 impl Config {
@@ -83,6 +132,7 @@ impl Config {
             clock,
             secret_key: Some("sk_test_sandbox".to_owned()),
             validation: Validation::Now,
+            state: None,
         }
     }
 }
@@ -101,13 +151,14 @@ pub struct Sandbox {
 /// Starts the stand-in on the current Tokio runtime.
 ///
 /// # Errors
-/// The address cannot be bound.
+/// The address cannot be bound, or the state file cannot be read or written.
 pub async fn start(config: Config) -> io::Result<Sandbox> {
     let listener = tokio::net::TcpListener::bind(config.listen).await?;
     let addr = listener.local_addr()?;
     let secret_key = config.secret_key.clone().unwrap_or_else(|| "sk_test_sandbox".to_owned());
-    let shared = Arc::new(Shared::new(config));
+    let shared = Arc::new(Shared::new(config, format!("http://{addr}"))?);
     let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
+    tasks.spawn(hooks::deliver(Arc::clone(&shared), closing.clone(), tasks.clone()));
     tasks.spawn(http::accept(listener, Arc::clone(&shared), closing.clone(), tasks.clone()));
     Ok(Sandbox { addr, secret_key, shared, closing, tasks })
 }
@@ -115,9 +166,9 @@ pub async fn start(config: Config) -> io::Result<Sandbox> {
 /// Runs the stand-in alone until the process is told to stop; any `sk_test_…` key is accepted.
 ///
 /// # Errors
-/// The address cannot be bound, or the process cannot listen for Ctrl-C.
-pub async fn serve_forever(listen: SocketAddr) -> io::Result<()> {
-    let sandbox = start(Config { listen, secret_key: None, ..Config::on_loopback(Clock::System) }).await?;
+/// The address cannot be bound, the state file cannot be used, or the process cannot listen for Ctrl-C.
+pub async fn serve_forever(listen: SocketAddr, state: Option<PathBuf>) -> io::Result<()> {
+    let sandbox = start(Config { listen, secret_key: None, state, ..Config::on_loopback(Clock::System) }).await?;
     tracing::info!(addr = %sandbox.addr, "Stripe sandbox is listening; any sk_test_ key is accepted");
     tokio::signal::ctrl_c().await?;
     sandbox.stop().await;
@@ -146,7 +197,27 @@ impl Sandbox {
 
     /// When bad meter events are refused, from now on.
     pub fn set_validation(&self, validation: Validation) {
-        self.shared.lock().store.usage.validation = validation;
+        let settings = state::Settings { validation: Some(validation), ..state::Settings::default() };
+        self.shared.lock().set(&settings);
+    }
+
+    /// How events are delivered, from now on.
+    pub fn set_delivering(&self, delivering: Delivering) {
+        let settings = state::Settings { webhooks: Some(delivering), ..state::Settings::default() };
+        self.shared.lock().set(&settings);
+        self.shared.mail.notify_one();
+    }
+
+    /// What becomes of subscriptions whose last retry has failed, from now on.
+    pub fn set_dunning_end(&self, end: DunningEnd) {
+        let settings = state::Settings { dunning_end: Some(end), ..state::Settings::default() };
+        self.shared.lock().set(&settings);
+    }
+
+    /// Deliveries that no endpoint has acknowledged yet, those given up included.
+    #[must_use]
+    pub fn unacknowledged(&self) -> usize {
+        self.shared.lock().store.outbox.unfinished()
     }
 
     /// Units that meter events for `event_name` and `customer` add up to, cancelled events left out.
@@ -180,7 +251,7 @@ impl Sandbox {
     /// Moves the stand-in's time forward. A manual clock moves for everyone who holds it; beside the system's clock
     /// only the stand-in runs ahead.
     pub fn advance(&self, by: Duration) {
-        self.shared.time.advance(by);
+        self.shared.advance(by);
     }
 
     /// Closes the listener, lets calls in progress end, and waits for them, 5 seconds at most.
@@ -211,14 +282,37 @@ impl Drop for Sandbox {
 struct Shared {
     time: Time,
     engine: Mutex<Engine>,
+    /// There may be deliveries to make.
+    mail: Notify,
 }
 
 impl Shared {
-    fn new(config: Config) -> Self {
-        Self {
-            time: Time { clock: config.clock, ahead_ms: AtomicI64::new(0) },
-            engine: Mutex::new(Engine::new(config.secret_key, config.validation)),
+    fn new(config: Config, base_url: String) -> io::Result<Self> {
+        let mut engine = Engine::new(config.secret_key, config.validation);
+        engine.store.base_url = base_url;
+        let ahead_ms = config.state.map_or(Ok(0), |path| engine.restore(&path))?;
+        let time = Time { clock: config.clock, ahead_ms: AtomicI64::new(ahead_ms) };
+        Ok(Self { time, engine: Mutex::new(engine), mail: Notify::new() })
+    }
+
+    /// Moves time forward; what is due by then happens at once.
+    fn advance(&self, by: Duration) {
+        let ahead_ms = self.time.advance(by);
+        let now_ms = self.time.now_ms();
+        {
+            let mut engine = self.lock();
+            if ahead_ms > 0 {
+                engine.keep(&state::Entry::Ahead { by_ms: ahead_ms });
+            }
+            engine.tick(now_ms);
         }
+        self.mail.notify_one();
+    }
+
+    /// Time passes by itself.
+    fn tick(&self) {
+        let now_ms = self.time.now_ms();
+        self.lock().tick(now_ms);
     }
 
     /// Never held across an await. A panic elsewhere leaves the state usable for the tests that look at it.
@@ -239,11 +333,14 @@ impl Time {
         self.clock.now_ms().saturating_add(self.ahead_ms.load(Ordering::Acquire))
     }
 
-    fn advance(&self, by: Duration) {
+    /// How much further the sandbox runs ahead of its clock: nothing where the clock itself can be moved.
+    fn advance(&self, by: Duration) -> i64 {
         let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         let moved = Timestamp::from_millisecond(self.clock.now_ms().saturating_add(by_ms)).unwrap_or(Timestamp::MAX);
-        if !self.clock.set(moved) {
-            self.ahead_ms.fetch_add(by_ms, Ordering::AcqRel);
+        if self.clock.set(moved) {
+            return 0;
         }
+        self.ahead_ms.fetch_add(by_ms, Ordering::AcqRel);
+        by_ms
     }
 }

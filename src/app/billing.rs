@@ -57,7 +57,8 @@ impl Billing {
             (None, Some(key)) => key.clone(),
             (None, None) => anyhow::bail!("stripe.secret_key is needed with stripe.mode: test and live"),
         };
-        let config = transport::Config { version: stripe.api_version.clone(), ..transport::Config::new(base.parse()?, key) };
+        let config =
+            transport::Config { version: stripe.api_version.clone(), ..transport::Config::new(base.parse()?, key) };
         let client = Client::new(Arc::new(Transport::new(config)?));
         if stripe.mode == StripeMode::Sandbox {
             ensure_meters(&client, pricing).await?;
@@ -133,4 +134,3 @@ async fn ensure_meters(client: &Client, pricing: &Pricing) -> anyhow::Result<()>
     }
     Ok(())
 }
-

@@ -52,7 +52,11 @@ impl Announced {
             }
         };
         let tightest = (0..exchange.reserved().len()).map(quota).min_by_key(|quota| quota.left(0));
-        Self { cost: exchange.reserved().iter().map(|r| r.units).sum(), terms: Arc::clone(exchange.terms()), limit: tightest }
+        Self {
+            cost: exchange.reserved().iter().map(|r| r.units).sum(),
+            terms: Arc::clone(exchange.terms()),
+            limit: tightest,
+        }
     }
 
     /// Writes the headers; `cors` adds them to what a page's script may read.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -94,10 +96,9 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::MissingCredential
-            | Self::UnknownCredential
-            | Self::RevokedCredential
-            | Self::ExpiredCredential => StatusCode::UNAUTHORIZED,
+            Self::MissingCredential | Self::UnknownCredential | Self::RevokedCredential | Self::ExpiredCredential => {
+                StatusCode::UNAUTHORIZED
+            }
             Self::OutOfScope | Self::FeatureRequired(_) | Self::UntrustedTenantHeader(_) => StatusCode::FORBIDDEN,
             Self::LimitExceeded(_) | Self::SubscriptionInactive { .. } => StatusCode::PAYMENT_REQUIRED,
             Self::RateLimited(_) | Self::TooManyConcurrent => StatusCode::TOO_MANY_REQUESTS,

@@ -73,7 +73,13 @@ impl Node {
     #[must_use]
     pub fn new(parts: Parts) -> (Arc<Self>, Queue) {
         let (queue, receiver) = mpsc::channel(QUEUE);
-        let node = Self { parts, budgets: DashMap::new(), queue, active: Mutex::default(), shipped_ms: AtomicI64::new(i64::MIN) };
+        let node = Self {
+            parts,
+            budgets: DashMap::new(),
+            queue,
+            active: Mutex::default(),
+            shipped_ms: AtomicI64::new(i64::MIN),
+        };
         (Arc::new(node), Queue(receiver))
     }
 

@@ -7,7 +7,9 @@
 //! | `GET exchanges`, `DELETE exchanges` | the judge's JSON lines (count in `Sandbox-Recorded`); forgets them |
 //! | `GET meter_totals` | per event name, customer and meter: sum, number of events, aggregated value |
 //! | `GET late_errors` | events accepted and found wrong later |
-//! | `POST settings` | `{"validation":"now"}` or `"later"` |
+//! | `POST settings` | `{"validation":"later","dunning_end":"unpaid","webhooks":{"hold":true,"shuffle":true,"duplicate_percent":33,"seed":7}}`, any of them |
+//! | `GET webhooks` | how deliveries are made, how many wait, how many were not acknowledged |
+//! | `POST webhooks` | `{"event":"evt_…"}`: delivers an event once more to every endpoint that wants it |
 //! | `GET clock`, `POST clock` | `{"now":SECONDS}`; `{"advance_s":3600}` |
 
 use std::time::Duration;
@@ -22,7 +24,7 @@ use serde_json::{Value, json};
 use super::exchanges::json_lines;
 use super::faults::Fault;
 use super::http::plain;
-use super::meter_events::Validation;
+use super::state::Settings;
 use super::{Shared, Time};
 
 /// At most ten years at once.
@@ -30,8 +32,8 @@ const MAX_ADVANCE_S: u64 = 10 * 366 * 86_400;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Settings {
-    validation: Validation,
+struct Resend {
+    event: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -74,8 +76,16 @@ fn run(shared: &Shared, method: &Method, path: &str, body: &Bytes) -> Result<Res
         ("GET", "meter_totals") => Ok(ok(&shared.lock().store.meter_totals())),
         ("GET", "late_errors") => Ok(ok(&shared.lock().store.usage.late_errors)),
         ("POST", "settings") => {
-            shared.lock().store.usage.validation = read::<Settings>(body)?.validation;
+            shared.lock().set(&read::<Settings>(body)?);
+            shared.mail.notify_one();
             Ok(ok(&json!({})))
+        }
+        ("GET", "webhooks") => Ok(ok(&webhooks(shared))),
+        ("POST", "webhooks") => {
+            let event = read::<Resend>(body)?.event;
+            let sent = shared.lock().store.deliver_again(&event);
+            shared.mail.notify_one();
+            sent.map(|sent| ok(&json!({ "deliveries": sent }))).ok_or(Refused::NotFound)
         }
         ("GET", "clock") => Ok(ok(&now(&shared.time))),
         ("POST", "clock") => {
@@ -83,7 +93,7 @@ fn run(shared: &Shared, method: &Method, path: &str, body: &Bytes) -> Result<Res
             if by > MAX_ADVANCE_S {
                 return Err(Refused::Body(format!("advance_s is at most {MAX_ADVANCE_S}")));
             }
-            shared.time.advance(Duration::from_secs(by));
+            shared.advance(Duration::from_secs(by));
             Ok(ok(&now(&shared.time)))
         }
         _ => Err(Refused::NotFound),
@@ -98,6 +108,12 @@ fn exchanges(shared: &Shared) -> Response<Full<Bytes>> {
     let mut response = plain(StatusCode::OK, "application/x-ndjson", json_lines(&kept));
     response.headers_mut().insert("sandbox-recorded", HeaderValue::from(recorded));
     response
+}
+
+fn webhooks(shared: &Shared) -> Value {
+    let engine = shared.lock();
+    let outbox = &engine.store.outbox;
+    json!({ "delivering": outbox.delivering(), "waiting": outbox.waiting(), "unacknowledged": outbox.unfinished() })
 }
 
 fn now(time: &Time) -> Value {

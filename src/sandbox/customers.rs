@@ -4,16 +4,16 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::errors::ApiError;
-use super::expand::Expand;
 use super::params::{Change, Metadata, Params, TEXT, merge_metadata};
+use super::payment_methods::{attach_to, owned};
 use super::shelf::{Created, Cursor, list};
 use super::store::{Call, Store};
+use super::subscriptions::Subscription;
 
 const ADDRESS: &[&str] = &["city", "country", "line1", "line2", "postal_code", "state"];
 const TAX_EXEMPT: &[(&str, &str)] = &[("exempt", "exempt"), ("none", "none"), ("reverse", "reverse")];
-/// What Stripe knows and comes here with payments, taxes and test clocks.
-const NOT_YET: &[&str] =
-    &["cash_balance", "payment_method", "source", "tax", "tax_id_data", "test_clock", "default_source", "card"];
+/// What Stripe knows and comes here with sources and taxes.
+const NOT_YET: &[&str] = &["cash_balance", "source", "tax", "tax_id_data", "default_source", "card"];
 
 /// A customer, as Stripe shows it.
 #[derive(Clone, Debug, Serialize)]
@@ -21,24 +21,24 @@ pub(super) struct Customer {
     id: String,
     object: &'static str,
     address: Option<Value>,
-    balance: i64,
+    pub(super) balance: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     business_name: Option<String>,
     created: i64,
     currency: Option<String>,
     default_source: Option<String>,
-    delinquent: bool,
+    pub(super) delinquent: bool,
     description: Option<String>,
     discount: Option<Value>,
-    email: Option<String>,
+    pub(super) email: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     individual_name: Option<String>,
-    invoice_prefix: Option<String>,
+    pub(super) invoice_prefix: Option<String>,
     invoice_settings: InvoiceSettings,
     livemode: bool,
     metadata: Metadata,
-    name: Option<String>,
-    next_invoice_sequence: i64,
+    pub(super) name: Option<String>,
+    pub(super) next_invoice_sequence: i64,
     phone: Option<String>,
     preferred_locales: Vec<String>,
     shipping: Option<Value>,
@@ -114,32 +114,98 @@ impl Customer {
             Change::Set(inner) => self.shipping = Some(shipping(inner)?),
         }
         if let Some(mut inner) = params.object("invoice_settings")? {
-            inner.unsupported(&["custom_fields", "default_payment_method", "rendering_options"])?;
+            inner.unsupported(&["custom_fields", "rendering_options"])?;
+            inner
+                .clearable_text("default_payment_method", TEXT)?
+                .apply(&mut self.invoice_settings.default_payment_method);
             inner.clearable_text("footer", TEXT)?.apply(&mut self.invoice_settings.footer);
             inner.finish()?;
         }
         Ok(())
     }
 
-    fn shown(&self) -> Value {
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(super) fn test_clock(&self) -> Option<&str> {
+        self.test_clock.as_deref()
+    }
+
+    pub(super) fn default_payment_method(&self) -> Option<&String> {
+        self.invoice_settings.default_payment_method.as_ref()
+    }
+
+    /// Charges go to this payment method from now on.
+    pub(super) fn set_default_payment_method(&mut self, id: String) {
+        self.invoice_settings.default_payment_method = Some(id);
+    }
+
+    /// A payment method was detached.
+    pub(super) fn forget_payment_method(&mut self, id: &str) {
+        self.invoice_settings.default_payment_method.take_if(|default| default == id);
+    }
+
+    pub(super) fn shown(&self) -> Value {
         json!(self)
     }
 }
 
-/// `POST /v1/customers`
-pub(super) fn create(store: &mut Store, mut call: Call) -> Result<Value, ApiError> {
-    Expand::of_object(&mut call.params, &[])?;
-    let mut customer = Customer::new(store.ids.make("cus"), call.now_s());
-    customer.change(&mut call.params)?;
-    call.finish()?;
-    let shown = customer.shown();
-    store.customers.put(customer.id.clone(), customer)?;
-    Ok(shown)
+/// A customer made by a hosted page; its id is the answer.
+pub(super) fn make(store: &mut Store, email: Option<&str>) -> Result<String, ApiError> {
+    let mut customer = Customer::new(store.ids.make("cus"), store.now_s);
+    customer.email = email.map(str::to_owned);
+    let id = customer.id.clone();
+    store.customers.put(id.clone(), customer)?;
+    store.announce_object("customer.created", &id);
+    Ok(id)
 }
 
+/// `POST /v1/customers`
+pub(super) fn create(store: &mut Store, mut call: Call) -> Result<Value, ApiError> {
+    let test_clock = call.params.text("test_clock", TEXT)?;
+    if let Some(clock) = &test_clock {
+        store.test_clocks.refer(clock, "test_clock")?;
+    }
+    let method = call.params.text("payment_method", TEXT)?;
+    let mut customer = Customer::new(store.ids.make("cus"), store.time_on(test_clock.as_deref()));
+    customer.test_clock = test_clock;
+    customer.change(&mut call.params)?;
+    call.finish()?;
+    let given = customer.invoice_settings.default_payment_method.take();
+    let id = customer.id.clone();
+    store.customers.put(id.clone(), customer)?;
+    if let Err(refused) = first_methods(store, &id, method.as_ref(), given) {
+        // A card that is refused leaves no customer behind.
+        store.customers.take(&id, "id")?;
+        return Err(refused);
+    }
+    store.customers.need(&id, "id").map(Customer::shown)
+}
+
+/// The payment method a customer is made with, and its default one, which may be the same.
+fn first_methods(
+    store: &mut Store,
+    id: &str,
+    method: Option<&String>,
+    default: Option<String>,
+) -> Result<(), ApiError> {
+    let attached = method.map(|method| attach_to(store, method, id)).transpose()?;
+    let default = match default {
+        Some(default) if Some(&default) == method => attached,
+        Some(default) => Some(owned(store, &default, id, DEFAULT_METHOD)?),
+        None => None,
+    };
+    if let Some(default) = default {
+        store.customers.need_mut(id, "id")?.set_default_payment_method(default);
+    }
+    Ok(())
+}
+
+const DEFAULT_METHOD: &str = "invoice_settings[default_payment_method]";
+
 /// `GET /v1/customers/{customer}`; a deleted one is shown as such.
-pub(super) fn retrieve(store: &mut Store, mut call: Call, id: &str) -> Result<Value, ApiError> {
-    Expand::of_object(&mut call.params, &[])?;
+pub(super) fn retrieve(store: &mut Store, call: Call, id: &str) -> Result<Value, ApiError> {
     call.finish()?;
     match store.customers.get(id) {
         Some(customer) => Ok(customer.shown()),
@@ -150,11 +216,14 @@ pub(super) fn retrieve(store: &mut Store, mut call: Call, id: &str) -> Result<Va
 
 /// `POST /v1/customers/{customer}`
 pub(super) fn update(store: &mut Store, mut call: Call, id: &str) -> Result<Value, ApiError> {
-    Expand::of_object(&mut call.params, &[])?;
-    let customer = store.customers.need_mut(id, "id")?;
-    let mut changed = customer.clone();
+    let mut changed = store.customers.need(id, "id")?.clone();
+    let before = changed.invoice_settings.default_payment_method.clone();
     changed.change(&mut call.params)?;
     call.finish()?;
+    if let Some(method) = changed.default_payment_method().filter(|method| Some(*method) != before.as_ref()).cloned() {
+        changed.set_default_payment_method(owned(store, &method, id, DEFAULT_METHOD)?);
+    }
+    let customer = store.customers.need_mut(id, "id")?;
     *customer = changed;
     Ok(customer.shown())
 }
@@ -162,18 +231,31 @@ pub(super) fn update(store: &mut Store, mut call: Call, id: &str) -> Result<Valu
 /// `DELETE /v1/customers/{customer}`
 pub(super) fn delete(store: &mut Store, call: Call, id: &str) -> Result<Value, ApiError> {
     call.finish()?;
-    store.customers.take(id, "id")?;
+    remove(store, id)?;
     Ok(deleted(id))
+}
+
+/// Deletes a customer: its subscriptions end at once, without a last invoice.
+pub(super) fn remove(store: &mut Store, id: &str) -> Result<(), ApiError> {
+    store.customers.need(id, "id")?;
+    let live = |subscription: &&Subscription| subscription.customer == id && !subscription.status.is_over();
+    let live: Vec<String> =
+        store.subscriptions.iter().filter(live).map(|subscription| subscription.id.clone()).collect();
+    for subscription in live {
+        super::subscription_end::end_without_invoice(store, &subscription)?;
+    }
+    store.customers.take(id, "id").map(drop)
 }
 
 /// `GET /v1/customers`
 pub(super) fn list_all(store: &mut Store, mut call: Call) -> Result<Value, ApiError> {
-    Expand::of_list(&mut call.params, &[])?;
-    call.params.unsupported(&["test_clock"])?;
+    let clock = call.params.text("test_clock", TEXT)?;
     let (cursor, created) = (Cursor::take(&mut call.params)?, Created::take(&mut call.params)?);
     let email = call.params.text("email", 512)?;
     call.finish()?;
-    let keep = |c: &Customer| created.holds(c.created) && (email.is_none() || c.email == email);
+    let keep = |c: &Customer| {
+        created.holds(c.created) && (email.is_none() || c.email == email) && (clock.is_none() || c.test_clock == clock)
+    };
     let (page, more) = store.customers.page(&cursor, keep)?;
     Ok(list("/v1/customers", page.into_iter().map(Customer::shown), more))
 }

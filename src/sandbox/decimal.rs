@@ -4,6 +4,8 @@ use std::fmt;
 
 const PLACES: u32 = 12;
 const ONE: i128 = 10_i128.pow(PLACES);
+/// Minor units beyond any invoice (Stripe's own end at 12 digits), so that sums of lines cannot overflow.
+const MAX_AMOUNT: i64 = 10_i64.pow(15);
 
 /// A non-negative decimal, counted in units of 10⁻¹².
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +23,33 @@ impl Decimal {
         let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
         let places: i128 = format!("{places:0<12}").parse().ok()?;
         Some(Self(whole * ONE + places))
+    }
+
+    /// What 1 is counted as.
+    pub(super) const ONE_UNITS: i128 = ONE;
+
+    /// Nothing.
+    pub(super) const ZERO: Self = Self(0);
+
+    /// The value in units of 10⁻¹².
+    pub(super) fn units(self) -> i128 {
+        self.0
+    }
+
+    /// So many times the value, rounded once to a whole number, halves up; at most [`MAX_AMOUNT`].
+    pub(super) fn times(self, quantity: i64) -> i64 {
+        let product = self.0.saturating_mul(i128::from(quantity));
+        let rounded = product.saturating_add(ONE / 2).div_euclid(ONE);
+        i64::try_from(rounded).unwrap_or(MAX_AMOUNT).min(MAX_AMOUNT)
+    }
+
+    /// Minor units as major ones, with two places at least: 350 is `3.50`.
+    pub(super) fn hundredth(self) -> String {
+        let text = Self(self.0 / 100).to_string();
+        match text.split_once('.') {
+            None => format!("{text}.00"),
+            Some((whole, places)) => format!("{whole}.{places:0<2}"),
+        }
     }
 
     /// The value if it has no places.
@@ -64,6 +93,14 @@ mod tests {
         for text in ["", ".", "-1", "1e3", "1,5", "0.0000000000001", "1234567890123456"] {
             assert_eq!(Decimal::parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn products_are_rounded_once() {
+        for (value, quantity, want) in [("0.5", 235, 118), ("0.4", 1, 0), ("3.5", 3, 11), ("29", 1, 29)] {
+            assert_eq!(Decimal::parse(value).unwrap().times(quantity), want);
+        }
+        assert_eq!(Decimal::parse("999999999999999").unwrap().times(i64::MAX), MAX_AMOUNT);
     }
 
     #[test]

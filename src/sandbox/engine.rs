@@ -1,10 +1,13 @@
 //! One call, from the request to the answer. No sockets, no waiting: [`Step::Wait`] asks the caller to wait.
 
 use std::collections::HashSet;
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 
+use super::agenda::Scope;
 use super::answer::{Answer, Outcome, Request};
 use super::auth;
 use super::errors::ApiError;
@@ -13,9 +16,12 @@ use super::faults::{Effect, Faults, Plan, failure, one_at_a_time};
 use super::form::{self, Form, Node};
 use super::idempotency::{Claim, Fingerprint, Keys};
 use super::meter_events::{Usage, Validation};
+use super::outbox::Delivery;
+use super::page::{self, Page};
 use super::params::Params;
-use super::route;
-use super::store::{Call, Store};
+use super::state::{self, Entry, Settings, StateFile};
+use super::store::{Call, Ids, Legacy, Store};
+use super::{renewal, route, thin_events};
 
 const METER_EVENTS: &str = "/v1/billing/meter_events";
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -29,6 +35,9 @@ pub(super) struct Engine {
     keys: Keys,
     /// Customer and event name of the meter events that are waiting.
     busy: HashSet<Pair>,
+    /// Ids of answers; their own, since they are no part of the account.
+    pub(super) request_ids: Ids,
+    file: Option<StateFile>,
 }
 
 type Pair = (String, String);
@@ -61,11 +70,14 @@ impl Engine {
             allowed: secret_key.map_or(auth::Keys::AnyTest, auth::Keys::Only),
             keys: Keys::default(),
             busy: HashSet::new(),
+            request_ids: Ids::new(),
+            file: None,
         }
     }
 
     /// Lets a call in or turns it away.
     pub(super) fn begin(&mut self, request: &Request, now_ms: i64) -> Step {
+        self.catch_up(now_ms);
         let plan = self.faults.plan(&request.method, request.path());
         if plan.wrong == Some(Effect::Hangup) {
             return Step::Done(Outcome::Hangup, plan.slow);
@@ -80,6 +92,7 @@ impl Engine {
 
     /// Carries the call out.
     pub(super) fn finish(&mut self, request: &Request, ticket: Ticket, now_ms: i64) -> Step {
+        self.catch_up(now_ms);
         let Ticket { plan, form, key, pair } = ticket;
         let answer = self.carry_out(request, &plan, form, now_ms);
         if let Some(key) = key {
@@ -89,6 +102,116 @@ impl Engine {
             self.busy.remove(&pair);
         }
         self.close(request, &plan, answer)
+    }
+
+    /// Everything that is due by now happens, at its own time.
+    pub(super) fn catch_up(&mut self, now_ms: i64) {
+        self.store.now_s = now_ms.div_euclid(1_000);
+        renewal::run(&mut self.store, &Scope::Sandbox, now_ms.div_euclid(1_000));
+    }
+
+    /// A browser's visit to a hosted page.
+    pub(super) fn visit(&mut self, method: &Method, path: &str, body: &str, now_ms: i64) -> Option<Page> {
+        self.catch_up(now_ms);
+        if *method == Method::POST {
+            self.keep(&Entry::Visit { at_ms: now_ms, path: path.to_owned(), body: body.to_owned() });
+        }
+        page::answer(&mut self.store, method, path, body)
+    }
+
+    /// Time passes without a call: what is due, and reports of late errors.
+    pub(super) fn tick(&mut self, now_ms: i64) {
+        self.catch_up(now_ms);
+        if self.store.usage.has_unreported() {
+            self.keep(&Entry::Report { at_ms: now_ms });
+            self.report();
+        }
+    }
+
+    fn report(&mut self) {
+        if let Err(error) = thin_events::report(&mut self.store) {
+            tracing::warn!(message = %error.message, "late errors of meter events could not be reported");
+        }
+    }
+
+    /// An endpoint took an event, or the last retry has failed: then it stays pending.
+    pub(super) fn delivered(&mut self, delivery: &Delivery, acknowledged: bool) {
+        if acknowledged {
+            let (event, endpoint) = (delivery.event.clone(), delivery.endpoint.clone());
+            self.keep(&Entry::Acknowledged { event, endpoint });
+            self.store.outbox.ended(delivery);
+        }
+    }
+
+    /// A delivery waits again.
+    pub(super) fn retry(&mut self, delivery: &Delivery) {
+        self.store.outbox.again(delivery);
+    }
+
+    pub(super) fn set(&mut self, settings: &Settings) {
+        self.keep(&Entry::Settings(settings.clone()));
+        let store = &mut self.store;
+        store.usage.validation = settings.validation.unwrap_or(store.usage.validation);
+        store.dunning_end = settings.dunning_end.unwrap_or(store.dunning_end);
+        if let Some(delivering) = &settings.webhooks {
+            store.outbox.set(delivering.clone());
+        }
+    }
+
+    /// Keeps what the file says, and keeps the file; how far the sandbox was ahead, in milliseconds.
+    pub(super) fn restore(&mut self, path: &Path) -> io::Result<i64> {
+        let (mut file, entries) = StateFile::open(path)?;
+        if entries.is_empty() {
+            file.append(&Entry::Begin { salt: self.store.ids.salt().to_owned() })?;
+        }
+        let mut ahead_ms = 0;
+        for entry in entries {
+            ahead_ms += self.redo(entry);
+        }
+        self.file = Some(file);
+        Ok(ahead_ms)
+    }
+
+    fn redo(&mut self, entry: Entry) -> i64 {
+        match entry {
+            Entry::Begin { salt } => self.store.ids = Ids::with_salt(salt),
+            Entry::Call { at_ms, method, target, body, key, version } => {
+                self.redo_call(&state::request(&method, target, body, key, version), at_ms);
+            }
+            Entry::Visit { at_ms, path, body } => drop(self.visit(&Method::POST, &path, &body, at_ms)),
+            Entry::Report { at_ms } => {
+                self.catch_up(at_ms);
+                self.report();
+            }
+            Entry::Acknowledged { event, endpoint } => self.store.outbox.forget(&event, &endpoint),
+            Entry::Ahead { by_ms } => return by_ms,
+            Entry::Settings(settings) => self.set(&settings),
+        }
+        0
+    }
+
+    fn redo_call(&mut self, request: &Request, at_ms: i64) {
+        self.catch_up(at_ms);
+        // It was let in once, so its form can be read.
+        let Ok(form) = read_form(request) else { return };
+        if let Some(key) = &request.idempotency_key {
+            let print = Fingerprint::of(&request.method, request.path(), &form);
+            drop(self.keys.claim(key, print, at_ms));
+        }
+        let answer = self.carry_out(request, &Plan::default(), form, at_ms);
+        if let Some(key) = &request.idempotency_key {
+            self.keys.settle(key, &answer, at_ms);
+        }
+    }
+
+    /// Notes in the file, if there is one, what is about to happen.
+    pub(super) fn keep(&mut self, entry: &Entry) {
+        if let Some(file) = &mut self.file
+            && let Err(error) = file.append(entry)
+        {
+            tracing::error!(%error, "the sandbox's state file cannot be written; from now on nothing is kept");
+            self.file = None;
+        }
     }
 
     fn admit(&mut self, request: &Request, plan: &Plan, now_ms: i64) -> Result<Admitted, ApiError> {
@@ -137,9 +260,14 @@ impl Engine {
     }
 
     fn carry_out(&mut self, request: &Request, plan: &Plan, form: Form, now_ms: i64) -> Answer {
-        let call = Call { now_ms, lag_ms: plan.lag_ms, params: Params::new(form) };
+        let legacy = Legacy::of(request.stripe_version.as_deref());
+        let key = request.idempotency_key.clone();
+        let call = Call { now_ms, lag_ms: plan.lag_ms, legacy, key, params: Params::new(form) };
         if let Some(Effect::ErrorBefore { status, should_retry }) = plan.wrong {
             return Answer::from(failure(status, should_retry));
+        }
+        if request.method != Method::GET {
+            self.keep(&Entry::of(request, now_ms));
         }
         let answer = Answer::from(route::execute(&mut self.store, &request.method, request.path(), call));
         if let Some(Effect::ErrorAfter { status, should_retry }) = plan.wrong {

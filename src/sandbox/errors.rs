@@ -16,6 +16,7 @@ pub(super) enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Api,
+    Card,
     Idempotency,
     InvalidRequest,
 }
@@ -24,6 +25,7 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Api => "api_error",
+            Self::Card => "card_error",
             Self::Idempotency => "idempotency_error",
             Self::InvalidRequest => "invalid_request_error",
         }
@@ -36,6 +38,8 @@ pub(super) struct ApiError {
     pub(super) status: StatusCode,
     pub(super) kind: Kind,
     pub(super) code: Option<&'static str>,
+    /// The bank's reason, with a 402.
+    pub(super) decline_code: Option<&'static str>,
     pub(super) message: String,
     pub(super) param: Option<String>,
     pub(super) stage: Stage,
@@ -51,6 +55,7 @@ impl ApiError {
             status,
             kind,
             code: None,
+            decline_code: None,
             message: message.into(),
             param: None,
             stage: Stage::Refused,
@@ -62,6 +67,11 @@ impl ApiError {
     /// 400: the request is wrong.
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, Kind::InvalidRequest, message)
+    }
+
+    /// 402: the card is wrong, or the bank refuses it.
+    pub(super) fn card(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYMENT_REQUIRED, Kind::Card, message).executed()
     }
 
     /// A required parameter is not there.
@@ -138,6 +148,9 @@ impl ApiError {
         if let Some(code) = self.code {
             error["code"] = code.into();
             error["doc_url"] = format!("https://stripe.com/docs/error-codes/{}", code.replace('_', "-")).into();
+        }
+        if let Some(code) = self.decline_code {
+            error["decline_code"] = code.into();
         }
         if let Some(param) = &self.param {
             error["param"] = param.as_str().into();

@@ -341,16 +341,30 @@ fn unavailable() -> ApiError {
 
 /// Reproducible chances (`SplitMix64`, Steele, Lea and Flood 2014).
 #[derive(Clone, Copy, Debug)]
-struct Chance(u64);
+pub(super) struct Chance(u64);
 
 impl Chance {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// 0 to 99.
-    fn percent(&mut self) -> u8 {
+    pub(super) fn percent(&mut self) -> u8 {
+        u8::try_from(self.draw() % 100).unwrap_or_default()
+    }
+
+    /// 0 to `end`, without it; 0 for an `end` of 0.
+    pub(super) fn below(&mut self, end: usize) -> usize {
+        let end = u64::try_from(end).unwrap_or(u64::MAX).max(1);
+        usize::try_from(self.draw() % end).unwrap_or_default()
+    }
+
+    fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        u8::try_from((z ^ (z >> 31)) % 100).unwrap_or_default()
+        z ^ (z >> 31)
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::answer::{Answer, Outcome, Request};
 use super::engine::Step;
 use super::errors::ApiError;
+use super::page::{self, Page};
 use super::{Shared, control};
 
 const MAX_CONNECTIONS: usize = 4_096;
@@ -93,6 +94,9 @@ async fn answer(
     if let Some(path) = head.uri.path().strip_prefix("/_sandbox/") {
         return Ok(control::answer(&shared, &head.method, path, &body));
     }
+    if page::is_page(head.uri.path()) {
+        return Ok(visit(&shared, &head.method, head.uri.path(), &body));
+    }
     let request = Request {
         target: head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
         authorization: text(&head.headers, AUTHORIZATION.as_str()),
@@ -103,9 +107,29 @@ async fn answer(
         body,
     };
     let (version, key) = (request.stripe_version.clone(), request.idempotency_key.clone());
-    match run(Arc::clone(&shared), tasks, request).await {
+    let outcome = run(Arc::clone(&shared), tasks, request).await;
+    shared.mail.notify_one();
+    match outcome {
         Some(Outcome::Answer(answer)) => Ok(respond(answer, version, key, &shared)),
         Some(Outcome::Hangup) | None => Err(ClosedOnPurpose),
+    }
+}
+
+/// A hosted page.
+fn visit(shared: &Shared, method: &Method, path: &str, body: &Bytes) -> Response<Full<Bytes>> {
+    let text = String::from_utf8_lossy(body);
+    let page = shared.lock().visit(method, path, &text, shared.time.now_ms());
+    shared.mail.notify_one();
+    match page {
+        Some(Page::Html(status, text)) => plain(status, "text/html; charset=utf-8", text),
+        Some(Page::Redirect(url)) => {
+            let mut response = plain(StatusCode::SEE_OTHER, "text/plain", String::new());
+            if let Ok(url) = HeaderValue::try_from(url) {
+                response.headers_mut().insert(LOCATION, url);
+            }
+            response
+        }
+        None => plain(StatusCode::NOT_FOUND, "text/plain", "no such page".to_owned()),
     }
 }
 
@@ -152,7 +176,7 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 
 /// Adds the headers that every answer of Stripe has.
 fn respond(answer: Answer, version: Option<String>, key: Option<String>, shared: &Shared) -> Response<Full<Bytes>> {
-    let request_id = shared.lock().store.ids.make("req");
+    let request_id = shared.lock().request_ids.make("req");
     let version = version.unwrap_or_else(|| DEFAULT_VERSION.to_owned());
     let every =
         [("content-type", "application/json".to_owned()), ("request-id", request_id), ("stripe-version", version)];

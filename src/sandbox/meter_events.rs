@@ -48,6 +48,8 @@ pub struct LateError {
     pub event_name: String,
     /// The event's identifier.
     pub identifier: String,
+    /// The call's `Idempotency-Key`.
+    pub idempotency_key: Option<String>,
     /// When it was found, Unix seconds.
     pub at: i64,
 }
@@ -77,6 +79,8 @@ type Owner = (String, String);
 pub(super) struct Usage {
     pub(super) validation: Validation,
     pub(super) late_errors: VecDeque<LateError>,
+    /// Those that no thin event tells of yet.
+    unreported: Vec<LateError>,
     series: HashMap<Owner, Series>,
     receipts: HashMap<String, Receipt>,
     /// Identifiers in the order of their receipt, in milliseconds.
@@ -138,7 +142,20 @@ impl Usage {
         self.receipts.insert(identifier, receipt);
     }
 
+    /// Whether late errors wait to be told of.
+    pub(super) fn has_unreported(&self) -> bool {
+        !self.unreported.is_empty()
+    }
+
+    /// The late errors since the last report.
+    pub(super) fn take_unreported(&mut self) -> Vec<LateError> {
+        std::mem::take(&mut self.unreported)
+    }
+
     fn report(&mut self, error: LateError) {
+        if self.unreported.len() < MAX_LATE_ERRORS {
+            self.unreported.push(error.clone());
+        }
         if self.late_errors.len() >= MAX_LATE_ERRORS {
             self.late_errors.pop_front();
         }
@@ -170,12 +187,12 @@ impl Draft {
 /// What is wrong with an event's content: Stripe's code for the late report, and the refusal at once.
 struct Unsound {
     late_code: &'static str,
-    refusal: ApiError,
+    refusal: Box<ApiError>,
 }
 
 impl Unsound {
     fn new(code: &'static str, refusal: ApiError) -> Self {
-        Self { late_code: code, refusal: refusal.executed() }
+        Self { late_code: code, refusal: Box::new(refusal.executed()) }
     }
 }
 
@@ -185,6 +202,7 @@ pub(super) fn create(store: &mut Store, mut call: Call) -> Result<Value, ApiErro
     let now_s = call.now_s();
     let accepted_ms = call.now_ms;
     let draft = Draft::read(&mut call.params)?;
+    let key = call.key.clone();
     call.finish()?;
     let identifier = draft.identifier.clone().unwrap_or_else(|| store.ids.make("evt"));
     store.usage.forget_old_identifiers(accepted_ms);
@@ -195,7 +213,7 @@ pub(super) fn create(store: &mut Store, mut call: Call) -> Result<Value, ApiErro
             let event = Event { value, accepted_ms };
             Some((owner.clone(), store.usage.count(owner, timestamp, event)))
         }
-        Err(unsound) => postpone(store, &draft, &identifier, unsound, now_s)?,
+        Err(unsound) => postpone(store, &draft, (&identifier, key), unsound, now_s)?,
     };
     let receipt = Receipt { event_name: draft.event_name.clone(), counted };
     store.usage.remember(identifier.clone(), receipt, accepted_ms);
@@ -206,18 +224,19 @@ pub(super) fn create(store: &mut Store, mut call: Call) -> Result<Value, ApiErro
 fn postpone<T>(
     store: &mut Store,
     draft: &Draft,
-    identifier: &str,
+    (identifier, idempotency_key): (&str, Option<String>),
     unsound: Unsound,
     at: i64,
 ) -> Result<Option<T>, ApiError> {
     match store.usage.validation {
-        Validation::Now => Err(unsound.refusal),
+        Validation::Now => Err(*unsound.refusal),
         Validation::Later => {
             store.usage.report(LateError {
                 code: unsound.late_code,
                 message: unsound.refusal.message,
                 event_name: draft.event_name.clone(),
                 identifier: identifier.to_owned(),
+                idempotency_key,
                 at,
             });
             Ok(None)
@@ -229,6 +248,12 @@ fn postpone<T>(
 fn check(store: &Store, draft: &Draft, timestamp: i64, now_s: i64) -> Result<(Owner, i64), Unsound> {
     let meter = meter_for(store, &draft.event_name)?;
     let customer = customer_of(store, meter, &draft.payload)?;
+    // A customer on a test clock lives at its time.
+    let now_s = store
+        .customers
+        .get(&customer)
+        .and_then(|known| known.test_clock())
+        .map_or(now_s, |clock| store.time_on(Some(clock)));
     let value = value_of(meter, &draft.payload)?;
     check_time(timestamp, now_s)?;
     Ok(((meter.id.clone(), customer), value))

@@ -102,7 +102,7 @@ impl Meter {
         &self.value_settings.event_payload_key
     }
 
-    fn shown(&self) -> Value {
+    pub(super) fn shown(&self) -> Value {
         json!(self)
     }
 

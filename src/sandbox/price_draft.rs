@@ -2,15 +2,17 @@
 
 use serde::Serialize;
 
+use super::cycle::Interval;
 use super::decimal::Decimal;
 use super::errors::ApiError;
 use super::params::{Params, TEXT};
+use super::store::Legacy;
+use super::tiers::{Round, Step};
 
-const INTERVALS: &[(&str, &str)] = &[("day", "day"), ("week", "week"), ("month", "month"), ("year", "year")];
 const SCHEMES: &[(&str, Scheme)] = &[("per_unit", Scheme::PerUnit), ("tiered", Scheme::Tiered)];
 const USAGE: &[(&str, UsageType)] = &[("licensed", UsageType::Licensed), ("metered", UsageType::Metered)];
 const TIERS_MODES: &[(&str, &str)] = &[("graduated", "graduated"), ("volume", "volume")];
-const ROUNDINGS: &[(&str, &str)] = &[("down", "down"), ("up", "up")];
+const ROUNDINGS: &[(&str, Round)] = &[("down", Round::Down), ("up", Round::Up)];
 const NOT_YET: &[&str] = &["currency_options", "custom_unit_amount"];
 
 /// One amount for every unit, or tiers.
@@ -72,11 +74,19 @@ pub(super) struct Tier {
     up_to: Option<i64>,
 }
 
+impl Tier {
+    /// For arithmetic.
+    pub(super) fn step(&self) -> Step {
+        let decimal = |text: &Option<String>| text.as_deref().and_then(Decimal::parse).unwrap_or(Decimal::ZERO);
+        Step { up_to: self.up_to, unit: decimal(&self.unit_amount_decimal), flat: decimal(&self.flat_amount_decimal) }
+    }
+}
+
 /// How often, and of what.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Recurring {
-    pub(super) interval: &'static str,
-    interval_count: i64,
+    pub(super) interval: Interval,
+    pub(super) interval_count: i64,
     pub(super) meter: Option<String>,
     trial_period_days: Option<i64>,
     pub(super) usage_type: UsageType,
@@ -85,8 +95,8 @@ pub(super) struct Recurring {
 /// Packages: quantities are divided before they are priced.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct TransformQuantity {
-    divide_by: i64,
-    round: &'static str,
+    pub(super) divide_by: i64,
+    pub(super) round: Round,
 }
 
 /// The priced part of a new price, consistent in itself.
@@ -103,7 +113,7 @@ pub(super) struct Draft {
 
 impl Draft {
     /// Reads and checks what the price says about amounts and recurrence.
-    pub(super) fn read(params: &mut Params) -> Result<Self, ApiError> {
+    pub(super) fn read(params: &mut Params, legacy: Legacy) -> Result<Self, ApiError> {
         params.unsupported(NOT_YET)?;
         let currency = currency(params)?;
         let scheme = params.choice("billing_scheme", SCHEMES)?.unwrap_or(Scheme::PerUnit);
@@ -111,7 +121,7 @@ impl Draft {
         let tiers = params.objects("tiers")?.unwrap_or_default();
         let tiers = tiers.into_iter().map(tier).collect::<Result<Vec<_>, _>>()?;
         let tiers_mode = params.choice("tiers_mode", TIERS_MODES)?;
-        let recurring = params.object("recurring")?.map(recurring).transpose()?;
+        let recurring = params.object("recurring")?.map(|inner| recurring(inner, legacy)).transpose()?;
         let transform_quantity = params.object("transform_quantity")?.map(transform).transpose()?;
         let draft = Self { currency, scheme, amount, tiers, tiers_mode, recurring, transform_quantity };
         draft.check()?;
@@ -188,9 +198,13 @@ fn tier(mut params: Params) -> Result<Tier, ApiError> {
     })
 }
 
-fn recurring(mut params: Params) -> Result<Recurring, ApiError> {
+fn recurring(mut params: Params, legacy: Legacy) -> Result<Recurring, ApiError> {
+    if legacy == Legacy::Yes {
+        // The only aggregation of usage records that the sandbox has.
+        params.choice("aggregate_usage", &[("sum", ())])?;
+    }
     let recurring = Recurring {
-        interval: params.required_choice("interval", INTERVALS)?,
+        interval: params.required_choice("interval", Interval::TABLE)?,
         interval_count: params.integer("interval_count")?.unwrap_or(1),
         meter: params.text("meter", TEXT)?,
         trial_period_days: None,
@@ -201,7 +215,7 @@ fn recurring(mut params: Params) -> Result<Recurring, ApiError> {
         return Err(ApiError::invalid("Invalid interval_count").param("recurring[interval_count]"));
     }
     match (recurring.usage_type, &recurring.meter) {
-        (UsageType::Metered, None) => {
+        (UsageType::Metered, None) if legacy == Legacy::No => {
             // Since API version 2025-03-31.basil.
             Err(ApiError::invalid("A metered price must be backed by a meter.").param("recurring[meter]"))
         }
@@ -209,7 +223,7 @@ fn recurring(mut params: Params) -> Result<Recurring, ApiError> {
             Err(ApiError::invalid("A price with a meter must have `usage_type=metered`.")
                 .param("recurring[usage_type]"))
         }
-        (UsageType::Metered, Some(_)) | (UsageType::Licensed, None) => Ok(recurring),
+        (UsageType::Metered, _) | (UsageType::Licensed, None) => Ok(recurring),
     }
 }
 
@@ -229,7 +243,7 @@ mod tests {
     use crate::sandbox::form;
 
     fn read(raw: &str) -> Result<Draft, ApiError> {
-        Draft::read(&mut Params::new(form::parse(raw).unwrap()))
+        Draft::read(&mut Params::new(form::parse(raw).unwrap()), Legacy::No)
     }
 
     fn refused(raw: &str) -> String {

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::cycle::Interval;
+use super::decimal::Decimal;
 use super::errors::ApiError;
 use super::expand::Expand;
 use super::params::{Change, Metadata, Params, TEXT, merge_metadata};
@@ -10,23 +12,23 @@ use super::price_draft::{Amount, Draft, Recurring, Scheme, Tier, TransformQuanti
 use super::products::{self, Product};
 use super::shelf::{Created, Cursor, list};
 use super::store::{Call, Store};
+use super::tiers::Tariff;
 
 const EXPANDABLE: &[&str] = &["product", "tiers"];
 const TAX: &[(&str, &str)] = &[("exclusive", "exclusive"), ("inclusive", "inclusive"), ("unspecified", "unspecified")];
 const TYPES: &[(&str, &str)] = &[("one_time", "one_time"), ("recurring", "recurring")];
-const INTERVALS: &[(&str, &str)] = &[("day", "day"), ("week", "week"), ("month", "month"), ("year", "year")];
 const USAGE: &[(&str, UsageType)] = &[("licensed", UsageType::Licensed), ("metered", UsageType::Metered)];
 const LOOKUP_KEY: usize = 200;
 
 /// A price, as Stripe shows it.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Price {
-    id: String,
+    pub(super) id: String,
     object: &'static str,
     active: bool,
     billing_scheme: Scheme,
     created: i64,
-    currency: String,
+    pub(super) currency: String,
     custom_unit_amount: Option<Value>,
     livemode: bool,
     lookup_key: Option<String>,
@@ -80,6 +82,60 @@ impl Price {
         merge_metadata(&mut self.metadata, params.metadata()?)
     }
 
+    pub(super) fn is_active(&self) -> bool {
+        self.active
+    }
+
+    pub(super) fn is_recurring(&self) -> bool {
+        self.recurring.is_some()
+    }
+
+    pub(super) fn usage_type(&self) -> UsageType {
+        self.recurring.as_ref().map_or(UsageType::Licensed, |recurring| recurring.usage_type)
+    }
+
+    pub(super) fn is_metered(&self) -> bool {
+        self.usage_type() == UsageType::Metered
+    }
+
+    /// The meter of a metered price; `None` for one with usage records.
+    pub(super) fn meter(&self) -> Option<&str> {
+        self.recurring.as_ref()?.meter.as_deref()
+    }
+
+    /// How often it is billed; a month where it is not recurring.
+    pub(super) fn interval(&self) -> (Interval, i64) {
+        self.recurring.as_ref().map_or((Interval::Month, 1), |recurring| (recurring.interval, recurring.interval_count))
+    }
+
+    /// How quantities become money.
+    pub(super) fn tariff(&self) -> Tariff {
+        let unit = self.unit_amount_decimal.as_deref().and_then(Decimal::parse).unwrap_or(Decimal::ZERO);
+        let steps = || self.tiers.iter().map(Tier::step).collect();
+        match (self.tiers_mode, &self.transform_quantity) {
+            (Some("volume"), _) => Tariff::Volume(steps()),
+            (Some(_), _) => Tariff::Graduated(steps()),
+            (None, Some(package)) => Tariff::Package { unit, size: package.divide_by, round: package.round },
+            (None, None) => Tariff::Unit(unit),
+        }
+    }
+
+    /// A unit amount in words: `$0.05`, `EUR 0.05`.
+    pub(super) fn money(&self, minor: Decimal) -> String {
+        let amount = minor.hundredth();
+        if self.currency == "usd" { format!("${amount}") } else { format!("{} {amount}", self.currency.to_uppercase()) }
+    }
+
+    /// As it is shown inside of other objects.
+    pub(super) fn plain(&self) -> Value {
+        json!(self)
+    }
+
+    /// `tiers`, which are shown when expanded.
+    pub(super) fn tiers(&self) -> Option<Value> {
+        (self.billing_scheme == Scheme::Tiered).then(|| json!(self.tiers))
+    }
+
     pub(super) fn shown(&self, store: &Store, expand: &Expand) -> Value {
         let mut shown = json!(self);
         if expand.has("tiers") && self.billing_scheme == Scheme::Tiered {
@@ -109,7 +165,7 @@ impl Transfer {
 /// `POST /v1/prices`
 pub(super) fn create(store: &mut Store, mut call: Call) -> Result<Value, ApiError> {
     let expand = Expand::of_object(&mut call.params, EXPANDABLE)?;
-    let draft = Draft::read(&mut call.params)?;
+    let draft = Draft::read(&mut call.params, call.legacy)?;
     let transfer = Transfer::take(&mut call.params)?;
     let home = Home::read(store, &mut call)?;
     let now_s = call.now_s();
@@ -199,7 +255,7 @@ struct PriceFilter {
     product: Option<String>,
     lookup_keys: Option<Vec<String>>,
     r#type: Option<&'static str>,
-    interval: Option<&'static str>,
+    interval: Option<Interval>,
     meter: Option<String>,
     usage_type: Option<UsageType>,
 }
@@ -216,7 +272,7 @@ impl PriceFilter {
             ..Self::default()
         };
         if let Some(mut recurring) = params.object("recurring")? {
-            filter.interval = recurring.choice("interval", INTERVALS)?;
+            filter.interval = recurring.choice("interval", Interval::TABLE)?;
             filter.meter = recurring.text("meter", TEXT)?;
             filter.usage_type = recurring.choice("usage_type", USAGE)?;
             recurring.finish()?;

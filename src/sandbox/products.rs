@@ -26,7 +26,7 @@ pub(super) struct Product {
     livemode: bool,
     marketing_features: Vec<Feature>,
     metadata: Metadata,
-    name: String,
+    pub(super) name: String,
     package_dimensions: Option<Value>,
     shippable: Option<bool>,
     statement_descriptor: Option<String>,
@@ -95,7 +95,7 @@ impl Product {
         merge_metadata(&mut self.metadata, params.metadata()?)
     }
 
-    fn shown(&self, store: &Store, expand: &Expand) -> Value {
+    pub(super) fn shown(&self, store: &Store, expand: &Expand) -> Value {
         let mut shown = json!(self);
         let default = self.default_price.as_ref().and_then(|id| store.prices.get(id));
         if let Some(price) = default.filter(|_| expand.has("default_price")) {

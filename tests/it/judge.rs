@@ -21,14 +21,17 @@ pub(crate) enum Verdict {
 
 /// Judges JSON lines of exchanges against Stripe's v1 description.
 pub(crate) fn judge(exchanges: &str) -> Verdict {
+    judge_by("spec3.trim.json", exchanges)
+}
+
+/// Judges them against another of Stripe's files: `legacy_usage_records.json`, `v2_meter_overlay.json`.
+pub(crate) fn judge_by(spec: &str, exchanges: &str) -> Verdict {
     let Some(folder) = spec_folder() else {
         return skip("Stripe's API description is missing (../shared/stripe or TOLLGATE_STRIPE_SPEC)");
     };
     let Some(python) = python() else { return Verdict::Skipped };
-    let (success, output) = run(
-        Command::new(python).arg(folder.join("judge.py")).arg(folder.join("spec3.trim.json")),
-        exchanges.as_bytes(),
-    );
+    let (success, output) =
+        run(Command::new(python).arg(folder.join("judge.py")).arg(folder.join(spec)), exchanges.as_bytes());
     if success {
         return Verdict::Clean(exchanges.lines().count());
     }

@@ -24,5 +24,7 @@ mod proxy;
 mod random;
 mod records_crash;
 mod sandbox;
+mod sandbox_billing;
+mod sandbox_hooks;
 mod stripe_report;
 mod support;

@@ -46,7 +46,7 @@ async fn sandbox() -> Sandbox {
 }
 
 /// One call on a connection of its own; everything that came back before it was closed.
-async fn raw(sandbox: &Sandbox, head: &str, body: &str) -> String {
+pub(crate) async fn raw(sandbox: &Sandbox, head: &str, body: &str) -> String {
     let call = async {
         let mut stream = TcpStream::connect(sandbox.addr).await.unwrap();
         let length = body.len();
@@ -61,7 +61,7 @@ async fn raw(sandbox: &Sandbox, head: &str, body: &str) -> String {
     tokio::time::timeout(DEADLINE, call).await.expect("an answer in time")
 }
 
-async fn call(sandbox: &Sandbox, head: &str, body: &str) -> Value {
+pub(crate) async fn call(sandbox: &Sandbox, head: &str, body: &str) -> Value {
     let answer = raw(sandbox, head, body).await;
     let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
     serde_json::from_str(body).unwrap_or(Value::Null)
@@ -80,7 +80,7 @@ fn event(customer: &str, identifier: &str) -> String {
 }
 
 /// A refused request is wrong by intention: its answer is judged as that of a well-formed call.
-fn refusals_answer_a_sound_call(exchanges: &str) -> String {
+pub(crate) fn refusals_answer_a_sound_call(exchanges: &str) -> String {
     let each = |line: &str| {
         let exchange: Value = serde_json::from_str(line).unwrap();
         if exchange["status"] == 200 {
@@ -95,8 +95,12 @@ fn refusals_answer_a_sound_call(exchanges: &str) -> String {
 }
 
 /// The operations that were answered with 200.
-fn operations(exchanges: &str) -> BTreeSet<String> {
-    let id = |segment: &str| ["cus_", "prod_", "price_", "mtr_"].iter().any(|prefix| segment.starts_with(prefix));
+pub(crate) fn operations(exchanges: &str) -> BTreeSet<String> {
+    let prefixes = [
+        "cus_", "prod_", "price_", "mtr_", "pm_", "seti_", "sub_", "si_", "in_", "ii_", "promo_", "co_", "HALF", "cs_",
+        "bpc_", "we_", "evt_", "clock_",
+    ];
+    let id = |segment: &str| prefixes.iter().any(|prefix| segment.starts_with(prefix));
     let operation = |line: &str| {
         let exchange: Value = serde_json::from_str(line).unwrap();
         let path = exchange["path"].as_str().unwrap().split('?').next().unwrap_or_default();

@@ -90,9 +90,8 @@ impl Gateway {
         let body = serde_json::json!({ "id": id, "name": id, "plan": plan, "stripe_customer_id": customer });
         let made = self.admin("POST", "/api/v1/tenants", &body).await;
         assert_eq!(made.status, 201, "{}", made.text());
-        let made = self
-            .admin("POST", &format!("/api/v1/tenants/{id}/keys"), &serde_json::json!({ "name": "test" }))
-            .await;
+        let made =
+            self.admin("POST", &format!("/api/v1/tenants/{id}/keys"), &serde_json::json!({ "name": "test" })).await;
         assert_eq!(made.status, 201, "{}", made.text());
         made.json()["key"].as_str().unwrap().to_owned()
     }
