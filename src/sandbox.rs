@@ -2,15 +2,23 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `http`, `control` | sockets and connections; `/_sandbox/…`, the part that is not Stripe's |
+//! | `http`, `control`, `hooks` | sockets and connections; `/_sandbox/…`, the part that is not Stripe's; deliveries to webhook endpoints |
 //! | `engine` | one call: faults, authentication, idempotency, execution, record of the exchange |
 //! | `faults`, `idempotency`, `exchanges`, `auth`, `answer` | each step of that by itself |
-//! | `route`, `store` | which operation a path names; everything an account holds |
-//! | `customers`, `products`, `prices`, `meters`, `meter_events`, `summaries` | one resource each |
-//! | `series` | aggregation of meter events. Pure |
-//! | `form`, `params`, `errors`, `shelf`, `expand` | bracket forms, typed parameters, Stripe's error envelope, ordered objects with cursors |
+//! | `route`, `store`, `lookup` | which operation a path names; everything an account holds; any object by its id |
+//! | `customers`, `products`, `prices`, `meters`, `meter_events`, `meter_totals`, `summaries` | what is sold and used |
+//! | `cards`, `payment_methods`, `setup_intents`, `coupons`, `promotion_codes`, `discounts` | what is paid with, and less |
+//! | `subscriptions`, `subscription_…`, `changes` | a subscription: its states, and what changing it costs |
+//! | `billing`, `invoices`, `invoice_…`, `collect`, `preview` | from a subscription to an invoice to money |
+//! | `renewal`, `agenda`, `test_clocks` | time passes: what is due happens in order |
+//! | `checkout`, `portal`, `portal_configurations`, `page`, `…_page` | the hosted pages and what they are about |
+//! | `events`, `announce`, `outbox`, `webhook_endpoints`, `thin_events` | what happened, and who is told |
+//! | `usage_records` | usage as it was before `2025-03-31.basil` |
+//! | `state` | the account in a file |
+//! | `cycle`, `proration`, `tiers`, `series`, `decimal` | periods, parts of periods, prices, aggregation. Pure |
+//! | `form`, `params`, `errors`, `shelf`, `expand`, `unfold` | bracket forms, typed parameters, Stripe's error envelope, ordered objects with cursors, expansion |
 //!
-//! Everything below `http` and `control` is synchronous and takes `now`; state is in memory, behind one mutex, and
+//! Everything below `http` and `control` is synchronous and takes `now`; the account is in memory, behind one mutex, and
 //! every part of it has a bound (see the constants named `MAX_…`). It listens without TLS and its control paths ask
 //! for no credential: bind it to loopback only.
 
@@ -49,7 +57,10 @@ mod invoice_page;
 mod invoices;
 mod lookup;
 mod meter_events;
+mod meter_totals;
 mod meters;
+#[cfg(test)]
+mod months;
 mod outbox;
 mod page;
 mod params;
@@ -102,7 +113,8 @@ use engine::Engine;
 
 pub use collect::DunningEnd;
 pub use faults::{Effect, Fault, FaultRefused, Filter};
-pub use meter_events::{LateError, MeterTotal, Validation};
+pub use meter_events::{LateError, Validation};
+pub use meter_totals::MeterTotal;
 pub use outbox::Delivering;
 
 /// How long [`Sandbox::stop`] waits for open connections.

@@ -38,7 +38,6 @@ pub(super) fn compose(store: &Store, subscription: &Subscription, content: Conte
     invoice.arrears = arrears;
     invoice.discounts = super::discounts::remaining(store, &subscription.discounts, at, false);
     invoice.collection = subscription.collection;
-    invoice.default_payment_method.clone_from(&subscription.default_payment_method);
     invoice.test_clock.clone_from(&subscription.test_clock);
     let days = subscription.days_until_due.filter(|_| subscription.collection == Collection::SendInvoice);
     invoice.due_date = days.map(|days| at + days * 86_400);

@@ -1,6 +1,6 @@
 //! `/v1/billing/meter_events` and `/v1/billing/meter_event_adjustments`
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::errors::ApiError;
 use super::expand::Expand;
 use super::meters::{EVENT_NAME, Meter};
 use super::params::{Metadata, Params};
-use super::series::{Event, Formula, Place, Series, Span};
+use super::series::{Event, Formula, Place, Series};
 use super::store::{Call, Store};
 
 /// Events held for summaries, and identifiers held against repetition.
@@ -54,25 +54,8 @@ pub struct LateError {
     pub at: i64,
 }
 
-/// What one customer's events on one meter add up to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct MeterTotal {
-    /// The meter's event name.
-    pub event_name: String,
-    /// The Stripe customer.
-    pub customer: String,
-    /// The meter; an event name may have an inactive one besides the active one.
-    pub meter: String,
-    /// Sum of the values of all events that are not cancelled, in units.
-    pub sum: i128,
-    /// How many events those are.
-    pub events: usize,
-    /// The number by the meter's own formula (sum, count, last).
-    pub value: i128,
-}
-
 /// A meter's and a customer's id.
-type Owner = (String, String);
+pub(super) type Owner = (String, String);
 
 /// Every accepted event.
 #[derive(Debug, Default)]
@@ -81,7 +64,7 @@ pub(super) struct Usage {
     pub(super) late_errors: VecDeque<LateError>,
     /// Those that no thin event tells of yet.
     unreported: Vec<LateError>,
-    series: HashMap<Owner, Series>,
+    pub(super) series: HashMap<Owner, Series>,
     receipts: HashMap<String, Receipt>,
     /// Identifiers in the order of their receipt, in milliseconds.
     order: VecDeque<(i64, String)>,
@@ -357,34 +340,6 @@ impl Usage {
             self.events -= 1;
         }
         Ok(())
-    }
-}
-
-impl Store {
-    /// Sum of the values for an event name and customer over all meters of that name.
-    pub(super) fn meter_total(&self, event_name: &str, customer: &str) -> i128 {
-        let named = self.meters.iter().filter(|meter| meter.event_name == event_name);
-        named.filter_map(|meter| self.usage.series(&meter.id, customer)).map(Series::sum).sum()
-    }
-
-    /// Every meter and customer with events, ordered by event name, customer and meter.
-    pub(super) fn meter_totals(&self) -> Vec<MeterTotal> {
-        let total = |((meter, customer), series): (&Owner, &Series)| {
-            let meter = self.meters.get(meter)?;
-            let value = series.aggregate(Span::ALL, meter.formula(), meter.event_time_window)?;
-            let key = (meter.event_name.clone(), customer.clone(), meter.id.clone());
-            Some((key, (series.sum(), series.len(), value)))
-        };
-        let ordered: BTreeMap<_, _> = self.usage.series.iter().filter_map(total).collect();
-        let row = |((event_name, customer, meter), (sum, events, value))| MeterTotal {
-            event_name,
-            customer,
-            meter,
-            sum,
-            events,
-            value,
-        };
-        ordered.into_iter().map(row).collect()
     }
 }
 
