@@ -232,6 +232,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_key_is_found_by_index_alone() {
+        let (_folder, records) = kit::records().await;
+        let plan = kit::plan(&records, BY_HASH).await;
+        assert!(plan.contains("api_key_by_sha256") && !plan.contains("SCAN"), "{plan}");
+    }
+
+    #[tokio::test]
     async fn creating_again_is_safe_and_a_secret_is_one_key() {
         let (_folder, records) = kit::records().await;
         kit::tenant(&records, "acme", None).await;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::rows::Columns;
 use super::{Created, NewTenant, Page, Records, Tenant};
 use crate::journal::{Batch, Outcome, Row};
 use crate::units::{Account, KeyNum, NodeId, PeriodId, TenantNum};
@@ -69,4 +70,12 @@ pub(super) fn batch(node: &str, tenant: TenantNum, (from, to): (u64, u64), units
         requests: to - from + 1,
     };
     Batch { node: self::node(node), worker: 0, from, to, rows: vec![row] }
+}
+
+/// How SQLite would find the rows: one line per step.
+pub(super) async fn plan(records: &Records, statement: &str) -> String {
+    let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+    let steps = sqlx::query(explain).fetch_all(records.db().read()).await.expect("a statement that can be planned");
+    let steps = steps.iter().map(|step| step.col::<String>("detail").expect("every step has a detail"));
+    steps.collect::<Vec<_>>().join("\n")
 }

@@ -26,8 +26,8 @@ const DUE: &str = concat!(
     " - a.reported AS unreported \
      FROM account AS a JOIN tenant AS t ON t.num = a.tenant \
      WHERE a.due_at <= $1 AND (a.claimed_until IS NULL OR a.claimed_until <= $1) AND t.stripe_customer_id IS NOT NULL \
-       AND NOT EXISTS (SELECT 1 FROM report AS r WHERE r.customer = t.stripe_customer_id AND r.meter = a.meter \
-           AND r.tenant = a.tenant AND r.period = a.period AND r.state = 'pending') \
+       AND NOT EXISTS (SELECT 1 FROM report AS r WHERE r.tenant = a.tenant AND r.period = a.period \
+           AND r.meter = a.meter AND r.state = 'pending') \
      ORDER BY a.due_at LIMIT $2"
 );
 const HELD: &str = concat!(
@@ -213,6 +213,14 @@ mod tests {
         let second = seal(&records, acme).await.unwrap();
         assert_eq!((second.k, second.value), (2, 3));
         assert_ne!(first.identifier, second.identifier);
+    }
+
+    #[tokio::test]
+    async fn what_is_due_is_not_looked_for_among_what_is_delivered() {
+        let (_folder, records) = kit::records().await;
+        let plan = kit::plan(&records, DUE).await;
+        assert!(plan.contains("account_due") && plan.contains("report_pending_of_account"), "{plan}");
+        assert!(!plan.contains("SCAN"), "{plan}");
     }
 
     #[tokio::test]

@@ -125,8 +125,12 @@ CREATE TABLE report (
     UNIQUE (tenant, period, meter, k)
 ) STRICT;
 
+-- What is unanswered is little, what is delivered grows for ever: neither is looked for among the other.
 CREATE INDEX report_pending ON report (customer, meter, num) WHERE state = 'pending';
-CREATE INDEX report_by_customer ON report (customer, meter, at);
+CREATE INDEX report_pending_of_account ON report (tenant, period, meter) WHERE state = 'pending';
+CREATE INDEX report_delivered ON report (customer, meter, at) WHERE state = 'delivered';
+CREATE INDEX report_by_state ON report (state, num);
+CREATE INDEX report_by_tenant ON report (tenant, num);
 
 -- Identifiers that a report had before: never given again.
 CREATE TABLE report_past (
