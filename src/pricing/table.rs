@@ -5,8 +5,8 @@
 //!
 //! *Dearest*: where an origin might read the path otherwise (see `reading`), or without regard to upper and lower case,
 //! each reading has its route, and the dearest applies: the greater [`Route::bound`]; then one that is not public; then
-//! one that charges for aborts; then one that charges more statuses; then the one listed first. So `public` and cost 0
-//! apply only if every reading says so. What any of them requires is required.
+//! one that charges for aborts; then one that charges more statuses; then one that requires a feature; then the one listed
+//! first. So `public` and cost 0 apply only if every reading says so. What any of them requires is required.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -93,13 +93,7 @@ impl RouteTable {
         if !conflicts.is_empty() {
             return Err(conflicts);
         }
-        let folded =
-            specs.iter().flat_map(|spec| &spec.patterns).any(|pattern| pattern.template.case() == Case::Mixed).then(
-                || {
-                    let dearness = |place: Place| dearness(&specs[place.route].route, place.route);
-                    grow(&specs, Spelling::Folded, |old, new| if dearness(new) > dearness(old) { new } else { old })
-                },
-            );
+        let folded = fold(&specs);
         let routes = specs.into_iter().map(|spec| spec.route).chain([default]).collect();
         Ok(Self { routes, exact, folded })
     }
@@ -169,13 +163,21 @@ fn grow(specs: &[RouteSpec], spelling: Spelling, mut resolve: impl FnMut(Place, 
     trie
 }
 
+/// `None` if no pattern has upper case.
+fn fold(specs: &[RouteSpec]) -> Option<Trie<Place>> {
+    let mixed = |pattern: &Pattern| pattern.template.case() == Case::Mixed;
+    let dearness = |place: Place| dearness(&specs[place.route].route, place.route);
+    let dearer = |old, new| if dearness(new) > dearness(old) { new } else { old };
+    specs.iter().flat_map(|spec| &spec.patterns).any(mixed).then(|| grow(specs, Spelling::Folded, dearer))
+}
+
 /// Greater is dearer; see the head of this file.
 fn dearness(route: &Route, index: usize) -> impl Ord {
     let aborts = match route.on_abort {
         OnAbort::Charge => 1,
         OnAbort::Free => 0,
     };
-    (route.bound(), !route.public, aborts, route.charge_on.breadth(), Reverse(index))
+    (route.bound(), !route.public, aborts, route.charge_on.breadth(), route.requires.is_some(), Reverse(index))
 }
 
 /// The longest path that is folded without an allocation, bytes.
@@ -453,6 +455,7 @@ mod tests {
         for (other, expected) in [
             (route("other", 1), "first"),
             (route("other", 2), "other"),
+            (requiring("other", 1, "x"), "other"),
             (Route { on_abort: OnAbort::Free, ..route("other", 9) }, "other"),
             (Route { charge_on: narrow, ..route("other", 1) }, "first"),
         ] {

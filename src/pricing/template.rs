@@ -104,16 +104,8 @@ impl Template {
     /// What is wrong, where, and what is allowed.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let body = body_of(text)?;
-        let (inner, slash) = match body.strip_suffix('/') {
-            Some(inner) => (inner, true),
-            None => (body, false),
-        };
-        let segments = if body.is_empty() { Vec::new() } else { parse_segments(text, inner)? };
-        if slash && segments.last() == Some(&Segment::Rest) {
-            let name = inner.rsplit('/').next().unwrap_or(inner).trim_matches(['{', '*', '}']);
-            return Err(error_at(text, text.len() - 1, Problem::RestNotLast(name.into())));
-        }
-        Ok(Self { text: text.into(), segments: segments.into(), slash })
+        let segments = parse_segments(text, body)?;
+        Ok(Self { text: text.into(), segments: segments.into(), slash: body.ends_with('/') })
     }
 
     /// Whether every reading an origin might have of the raw request `path` (no query) is covered.
@@ -174,15 +166,19 @@ fn body_of(text: &str) -> Result<&str, TemplateError> {
     text.strip_prefix('/').ok_or_else(|| error_at(text, 0, Problem::NoSlash))
 }
 
-/// Parses the segments of `inner`, which begins at the second byte of `text`.
-fn parse_segments(text: &str, inner: &str) -> Result<Vec<Segment>, TemplateError> {
+/// Parses the segments of `body`, which is `text` after its first byte.
+fn parse_segments(text: &str, body: &str) -> Result<Vec<Segment>, TemplateError> {
     let mut segments = Vec::new();
     let mut names = Vec::new();
     let mut start = 1;
-    for raw in inner.split('/') {
+    for raw in body.split('/') {
         if segments.last() == Some(&Segment::Rest) {
             let rest = names.last().copied().unwrap_or_default();
             return Err(error_at(text, start - 1, Problem::RestNotLast(String::from(rest))));
+        }
+        let only_the_last_slash = raw.is_empty() && start == text.len();
+        if only_the_last_slash {
+            break;
         }
         if segments.len() == MAX_SEGMENTS {
             return Err(error_at(text, start, Problem::TooDeep));
