@@ -177,17 +177,12 @@ impl Accounts {
         }
     }
 
-    fn remember(
-        &self,
-        hash: KeyHash,
-        found: Option<(Key, Tenant)>,
-        now_ms: i64,
-    ) -> Result<Arc<KeyEntry>, Refusal> {
+    fn remember(&self, hash: KeyHash, found: Option<(Key, Tenant)>, now_ms: i64) -> Result<Arc<KeyEntry>, Refusal> {
         let judged = match found {
             None => Err(Refusal::Unknown),
             Some((key, _)) if key.revoked_at.is_some() => Err(Refusal::Revoked),
             Some((key, _)) if key.expires_at.is_some_and(|at| at.as_millisecond() <= now_ms) => Err(Refusal::Expired),
-            Some((key, tenant)) => Ok(self.key_entry(key, tenant)),
+            Some((key, tenant)) => Ok(self.key_entry(&key, tenant)),
         };
         match &judged {
             Ok(key) => drop(self.keys.insert(hash, Slot::Known(Arc::clone(key)))),
@@ -199,12 +194,12 @@ impl Accounts {
         judged
     }
 
-    fn key_entry(&self, key: Key, tenant: Tenant) -> Arc<KeyEntry> {
+    fn key_entry(&self, key: &Key, tenant: Tenant) -> Arc<KeyEntry> {
         Arc::new(KeyEntry {
             num: key.num,
             tenant: self.entry(tenant),
             scopes: Scopes::of(&key.scopes),
-            expires_ms: key.expires_at.map(|at| at.as_millisecond()),
+            expires_ms: key.expires_at.map(jiff::Timestamp::as_millisecond),
             last_used_ms: AtomicI64::new(i64::MIN),
             noted_ms: AtomicI64::new(i64::MIN),
             limiter: tenant::LimiterCell::default(),

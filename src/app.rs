@@ -83,7 +83,7 @@ struct Core {
 ///
 /// # Errors
 /// The first part that cannot start, with what to do about it.
-pub fn start(loaded: Loaded, options: Options) -> anyhow::Result<Running> {
+pub fn start(loaded: Loaded, options: &Options) -> anyhow::Result<Running> {
     let metrics = Metrics::install()?;
     crate::stripe::tls_provider();
     let control = Builder::new_multi_thread()
@@ -97,11 +97,11 @@ pub fn start(loaded: Loaded, options: Options) -> anyhow::Result<Running> {
     let taking_traffic = readiness.condition("workers");
     let drain = Drain::default();
     let background = tokio_util::task::TaskTracker::new();
-    let (core, queue) = control.block_on(build(loaded, &options, control.handle()))?;
+    let (core, queue) = control.block_on(build(loaded, options, control.handle()))?;
     let admin = control.block_on(tokio::net::TcpListener::bind(settings.admin));
     let admin = admin.with_context(|| format!("cannot listen on {} (admin)", settings.admin))?;
     let admin_address = admin.local_addr()?;
-    let state = control_state(&core, &options, readiness, metrics.clone());
+    let state = control_state(&core, options, readiness, metrics.clone());
     {
         let _inside = control.enter();
         background.spawn(Arc::clone(&core.node).run_settler(queue, drain.cut.child_token()));
@@ -145,8 +145,15 @@ async fn build(
         body_timeout: loaded.settings.limits.body_timeout,
         header_bytes: loaded.settings.limits.header_bytes,
     });
-    let reloader =
-        Reloader::new(first.active, loaded, options.env.clone(), Arc::clone(&gateway), records.clone(), &journal, billing.clone());
+    let reloader = Reloader::new(
+        first.active,
+        loaded,
+        options.env.clone(),
+        Arc::clone(&gateway),
+        records.clone(),
+        &journal,
+        billing.clone(),
+    );
     let reloader = Arc::new(reloader);
     let shipper = Arc::new(tokio::sync::Mutex::new(shipper));
     Ok((Core { records, journal, node, gateway, shipper, billing, reloader, clock }, queue))

@@ -161,8 +161,7 @@ impl Call<'_> {
 
     async fn metered(&self, parts: Parts, body: Incoming, priced: &Priced<'_>, caller: &Caller) -> Answer {
         let now_ms = self.lane.gateway.clock.now_ms();
-        let admitted =
-            admit::admit(self.lane, caller, priced, &parts.method, parts.uri.path(), now_ms).await?;
+        let admitted = admit::admit(self.lane, caller, priced, &parts.method, parts.uri.path(), now_ms).await?;
         let origin = parts.headers.get(ORIGIN).cloned();
         let announced = announce::Announced::of(&admitted, now_ms);
         let (mut response, origin_time) =

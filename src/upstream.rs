@@ -143,13 +143,7 @@ impl Pool {
         Ok(sender)
     }
 
-    fn lease(
-        &self,
-        origin: &Origin,
-        sender: http1::SendRequest<Upload>,
-        socket: Rc<Socket>,
-        reused: bool,
-    ) -> Lease {
+    fn lease(&self, origin: &Origin, sender: http1::SendRequest<Upload>, socket: Rc<Socket>, reused: bool) -> Lease {
         Lease { sender, socket, origin: origin.clone(), pool: self.clone(), reused }
     }
 
@@ -188,9 +182,9 @@ async fn open(origin: &Origin, timeout: Option<Duration>) -> Result<TcpStream, S
     let named = || origin.authority.to_string();
     let connect = TcpStream::connect(&*origin.authority);
     let stream = match timeout {
-        Some(limit) => tokio::time::timeout(limit, connect)
-            .await
-            .map_err(|_| SendError::ConnectTimeout { origin: named() })?,
+        Some(limit) => {
+            tokio::time::timeout(limit, connect).await.map_err(|_| SendError::ConnectTimeout { origin: named() })?
+        }
         None => connect.await,
     };
     let stream = stream.map_err(|source| SendError::Connect { origin: named(), source })?;

@@ -107,15 +107,15 @@ impl Entry {
 
     pub(super) fn state(&self, prices: &Prices, node: &Node, now_ms: i64) -> Arc<State> {
         self.last_used_ms.store(now_ms, Relaxed);
-        let now_s = now_ms.div_euclid(1_000);
+        let second = now_ms.div_euclid(1_000);
         if let Some(state) = &*self.state.load()
             && state.prices_version == prices.version
             && state.row_version == self.row_version.load(Acquire)
-            && (state.period.start_s..state.valid_until_s).contains(&now_s)
+            && (state.period.start_s..state.valid_until_s).contains(&second)
         {
             return Arc::clone(state);
         }
-        let state = Arc::new(self.make_state(prices, node, now_s));
+        let state = Arc::new(self.make_state(prices, node, second));
         self.state.store(Some(Arc::clone(&state)));
         state
     }

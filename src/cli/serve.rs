@@ -27,7 +27,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
 }
 
 fn serve(loaded: config::Loaded, env: Env) -> anyhow::Result<()> {
-    let running = app::start(loaded, Options { env, ..Options::default() })?;
+    let running = app::start(loaded, &Options { env, ..Options::default() })?;
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     app::wait_for_signal(&signals)?;
     running.stop();

@@ -28,7 +28,7 @@ struct Quota {
     budget: Arc<Budget>,
     /// Of this request on this meter.
     cost: u64,
-    quota: u64,
+    units: u64,
     window_s: i64,
     resets_in_s: i64,
 }
@@ -46,13 +46,17 @@ impl Announced {
             Quota {
                 budget: Arc::clone(&reserved.budget),
                 cost: reserved.units,
-                quota: view.cap.unwrap_or(included),
+                units: view.cap.unwrap_or(included),
                 window_s: period.end_s - period.start_s,
                 resets_in_s: period.end_s - now_ms.div_euclid(1_000),
             }
         };
         let tightest = (0..exchange.reserved().len()).map(quota).min_by_key(|quota| quota.left(0));
-        Self { cost: exchange.reserved().iter().map(|r| r.units).sum(), terms: Arc::clone(exchange.terms()), limit: tightest }
+        Self {
+            cost: exchange.reserved().iter().map(|r| r.units).sum(),
+            terms: Arc::clone(exchange.terms()),
+            limit: tightest,
+        }
     }
 
     /// Writes the headers; `cors` adds them to what a page's script may read.
@@ -86,13 +90,13 @@ impl Announced {
 impl Quota {
     /// Units left after everything reserved, except `hold` that is about to come back.
     fn left(&self, hold: u64) -> u64 {
-        self.quota.saturating_sub(self.budget.committed().saturating_sub(hold))
+        self.units.saturating_sub(self.budget.committed().saturating_sub(hold))
     }
 
     fn write(&self, headers: &mut HeaderMap, hold: u64) {
         let meter = &self.budget.account().meter;
         let mut text = String::with_capacity(64);
-        let written = write!(text, "\"{meter}\";q={};w={}", self.quota, self.window_s);
+        let written = write!(text, "\"{meter}\";q={};w={}", self.units, self.window_s);
         written.expect("writing to a String does not fail");
         insert(headers, RATE_LIMIT_POLICY, &text);
         text.clear();

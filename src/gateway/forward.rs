@@ -225,12 +225,7 @@ impl Forward<'_> {
         }
     }
 
-    async fn attempt(
-        &mut self,
-        lease: &mut Lease,
-        request: Outgoing,
-        sent_whole: &Flag,
-    ) -> Result<Sent, SendError> {
+    async fn attempt(&mut self, lease: &mut Lease, request: Outgoing, sent_whole: &Flag) -> Result<Sent, SendError> {
         let departure = Departure { written: lease.watch(), exchange: self.exchange.as_mut() };
         let sending = lease.send(request);
         let sent = match self.upstream.timeouts.first_byte {

@@ -86,11 +86,7 @@ fn take_query(parts: &mut Parts, parameter: &str, identity: &Identity) -> Option
 ///
 /// # Errors
 /// The refusal to send.
-pub async fn identify(
-    presented: Presented,
-    identity: &Identity,
-    accounts: &Accounts,
-) -> Result<Caller, Refusal> {
+pub async fn identify(presented: Presented, identity: &Identity, accounts: &Accounts) -> Result<Caller, Refusal> {
     match (presented.secret, presented.tenant) {
         (Some(secret), named) => {
             let key = by_secret(&secret, accounts).await?;

@@ -313,8 +313,8 @@ impl Budget {
         let mark_ms = self.rate_mark_ms.swap(now_ms, AcqRel);
         let elapsed_ms = u64::try_from(now_ms.saturating_sub(mark_ms)).unwrap_or(0).clamp(50, 60_000);
         let two_seconds = completed.saturating_sub(since).saturating_mul(2_000) / elapsed_ms;
-        let held = hold.saturating_sub(self.spent.load(SeqCst));
-        lack.saturating_add(two_seconds.max(WANT_AT_LEAST)).saturating_sub(held)
+        let unspent = hold.saturating_sub(self.spent.load(SeqCst));
+        lack.saturating_add(two_seconds.max(WANT_AT_LEAST)).saturating_sub(unspent)
     }
 
     /// Applies an answer, if it is the one awaited, and wakes who waits.

@@ -73,7 +73,13 @@ impl Node {
     #[must_use]
     pub fn new(parts: Parts) -> (Arc<Self>, Queue) {
         let (queue, receiver) = mpsc::channel(QUEUE);
-        let node = Self { parts, budgets: DashMap::new(), queue, active: Mutex::default(), shipped_ms: AtomicI64::new(i64::MIN) };
+        let node = Self {
+            parts,
+            budgets: DashMap::new(),
+            queue,
+            active: Mutex::default(),
+            shipped_ms: AtomicI64::new(i64::MIN),
+        };
         (Arc::new(node), Queue(receiver))
     }
 
@@ -167,7 +173,9 @@ impl Node {
             .filter(|entry| entry.is_loaded() && entry.holds_unspent())
             .map(|entry| Arc::clone(entry.value()))
             .collect();
-        holders.iter().for_each(|budget| budget.recall());
+        for budget in &holders {
+            budget.recall();
+        }
         self.settle(&holders).await;
     }
 
@@ -246,7 +254,9 @@ impl Node {
             }
             Err(error) => {
                 tracing::warn!(%error, accounts = asks.len(), "no answer from the ledger");
-                budgets.iter().for_each(|budget| budget.no_answer());
+                for budget in budgets {
+                    budget.no_answer();
+                }
             }
         }
     }
@@ -259,7 +269,7 @@ fn count_settle(answers: &Result<Vec<super::Answer>, LedgerError>) {
         Err(LedgerError::Unknown(_)) => "unknown",
     };
     metrics::counter!("tollgate_ledger_settles_total", "result" => result).increment(1);
-    metrics::gauge!("tollgate_ledger_up").set(if answers.is_ok() { 1_u32 } else { 0_u32 });
+    metrics::gauge!("tollgate_ledger_up").set(u32::from(answers.is_ok()));
 }
 
 /// Carries the journal into the records: reads what is on the disk, folds it, flushes it, trims.

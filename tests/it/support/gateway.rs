@@ -90,9 +90,8 @@ impl Gateway {
         let body = serde_json::json!({ "id": id, "name": id, "plan": plan, "stripe_customer_id": customer });
         let made = self.admin("POST", "/api/v1/tenants", &body).await;
         assert_eq!(made.status, 201, "{}", made.text());
-        let made = self
-            .admin("POST", &format!("/api/v1/tenants/{id}/keys"), &serde_json::json!({ "name": "test" }))
-            .await;
+        let made =
+            self.admin("POST", &format!("/api/v1/tenants/{id}/keys"), &serde_json::json!({ "name": "test" })).await;
         assert_eq!(made.status, 201, "{}", made.text());
         made.json()["key"].as_str().unwrap().to_owned()
     }
@@ -160,5 +159,5 @@ pub fn write_config(folder: &Path, origin: &str, setup: &Setup<'_>, proxy: u16, 
 fn start(folder: &Path, setup: &Setup<'_>) -> Running {
     let loaded = config::load(&folder.join("tollgate.yaml"), &Env::empty()).unwrap_or_else(|errors| panic!("{errors}"));
     let options = Options { env: Env::empty(), clock: setup.clock.clone() };
-    app::start(loaded, options).unwrap_or_else(|error| panic!("{error:#}"))
+    app::start(loaded, &options).unwrap_or_else(|error| panic!("{error:#}"))
 }
