@@ -12,7 +12,7 @@ use crate::accounts::tenant::InFlight;
 use crate::clock::Clock;
 use crate::journal::{Draft, Full, LocalWriter, Outcome, Slot};
 use crate::ledger::{Budget, Node};
-use crate::pricing::{ChargeOn, OnAbort};
+use crate::pricing::{ChargeOn, MeterIndex, OnAbort};
 use crate::units::{KeyNum, NameId, PeriodId, TenantNum};
 
 pub mod body;
@@ -24,6 +24,8 @@ pub use body::Metered;
 pub struct Reserved {
     /// Where.
     pub budget: Arc<Budget>,
+    /// Which meter of the prices.
+    pub index: MeterIndex,
     /// The meter's name in the journal.
     pub meter: NameId,
     /// How many; for known costs also the price.
@@ -243,10 +245,10 @@ pub fn note_refused(writer: &Rc<LocalWriter>, subject: Subject, status: StatusCo
 /// The meter's position and why, with everything given back.
 pub async fn reserve_all(
     node: &Node,
-    wanted: Vec<Reserved>,
+    wanted: &[Reserved],
     allowance: Option<u64>,
     now_ms: i64,
-) -> Result<Vec<Reserved>, (usize, crate::ledger::Short)> {
+) -> Result<(), (usize, crate::ledger::Short)> {
     use crate::ledger::Short;
     for (n, want) in wanted.iter().enumerate() {
         let reserved = match node.reserve(&want.budget, want.units).await {
@@ -261,5 +263,5 @@ pub async fn reserve_all(
             return Err((n, short));
         }
     }
-    Ok(wanted)
+    Ok(())
 }

@@ -41,6 +41,10 @@ const STALE_AT_MOST: usize = 3;
 
 /// Removes what concerns one hop only, and what `Connection` nominates.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // Looking at the few names that are there is cheaper than asking for each that might be.
+    if !headers.keys().any(|name| hop_by_hop().contains(&name)) {
+        return;
+    }
     let nominated: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -53,39 +57,70 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// A client's connection, and how the origin hears of it.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Where it calls from.
+    pub address: IpAddr,
+    /// The same, as `X-Forwarded-For`.
+    forwarded_for: HeaderValue,
+}
+
+impl Peer {
+    /// A client at `address`.
+    #[must_use]
+    pub fn new(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        let text = HeaderValue::from_str(&address.to_string());
+        Self { address, forwarded_for: text.expect("an address is visible ASCII") }
+    }
+
+    /// The chain of proxies before, with this peer added.
+    fn after(&self, before: Option<&HeaderValue>) -> Option<HeaderValue> {
+        let chain = before?.to_str().ok()?;
+        HeaderValue::from_str(&format!("{chain}, {}", self.address)).ok()
+    }
+}
+
 /// What the origin is told about the caller.
 pub struct Told<'a> {
     /// The tenant, unless the route is open to all.
     pub state: Option<&'a State>,
     /// The request's id.
     pub request_id: &'a HeaderValue,
-    /// The client's address.
-    pub peer: IpAddr,
+    /// The client.
+    pub peer: &'a Peer,
     /// Whether the peer's own forwarding headers are believed.
     pub believe_peer: bool,
 }
 
 /// Makes the request's head fit for the next hop.
 pub fn prepare(parts: &mut Parts, body: &Incoming, told: &Told<'_>, origin: &Origin) {
-    let accepts_trailers = parts.headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     remove_hop_by_hop(&mut parts.headers);
-    parts.headers.remove(TE);
-    // Our side of the connection has said 100 by the time the body is read; asking again would only cost time.
-    parts.headers.remove(EXPECT);
-    if accepts_trailers {
-        parts.headers.insert(TE, HeaderValue::from_static("trailers"));
+    if parts.headers.keys().any(|name| name == TE || name == EXPECT) {
+        negotiate(&mut parts.headers);
     }
     frame_body(&mut parts.headers, body);
     forwarding_headers(&mut parts.headers, told);
     tenant_headers(&mut parts.headers, told);
     if !parts.headers.contains_key(HOST)
-        && let Ok(host) = HeaderValue::from_str(&origin.authority)
+        && let Ok(host) = HeaderValue::from_str(origin.authority())
     {
         parts.headers.insert(HOST, host);
     }
     parts.version = Version::HTTP_11;
     if let Some(target) = parts.uri.path_and_query() {
         parts.uri = Uri::from(target.clone());
+    }
+}
+
+/// `TE` is between neighbours but for `trailers`, which we pass on. As to `Expect`: our side of the connection has said
+/// 100 by the time the body is read; asking again would only cost time.
+fn negotiate(headers: &mut HeaderMap) {
+    headers.remove(EXPECT);
+    let te = headers.remove(TE);
+    if te.is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
 
@@ -99,15 +134,8 @@ fn frame_body(headers: &mut HeaderMap, body: &Incoming) {
 }
 
 fn forwarding_headers(headers: &mut HeaderMap, told: &Told<'_>) {
-    let before = headers.remove(&X_FORWARDED_FOR).filter(|_| told.believe_peer);
-    let peer = told.peer.to_canonical();
-    let chain = match before.as_ref().and_then(|value| value.to_str().ok()) {
-        Some(chain) => format!("{chain}, {peer}"),
-        None => peer.to_string(),
-    };
-    if let Ok(chain) = HeaderValue::from_str(&chain) {
-        headers.insert(X_FORWARDED_FOR, chain);
-    }
+    let chain = if told.believe_peer { told.peer.after(headers.get(&X_FORWARDED_FOR)) } else { None };
+    headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| told.peer.forwarded_for.clone()));
     if !(told.believe_peer && headers.contains_key(&X_FORWARDED_PROTO)) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
