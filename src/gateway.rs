@@ -89,10 +89,13 @@ pub struct Lane {
     pub current: RefCell<Current>,
 }
 
+/// A snapshot under a count of its worker's own.
+struct Held(Arc<Snapshot>);
+
 /// A worker's view of the shared snapshot.
 pub struct Current {
     cache: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
-    held: Rc<Arc<Snapshot>>,
+    held: Rc<Held>,
 }
 
 impl Current {
@@ -100,14 +103,14 @@ impl Current {
     #[must_use]
     pub fn new(shared: Arc<ArcSwap<Snapshot>>) -> Self {
         let mut cache = Cache::new(shared);
-        let held = Rc::new(Arc::clone(cache.load()));
+        let held = Rc::new(Held(Arc::clone(cache.load())));
         Self { cache, held }
     }
 
-    fn get(&mut self) -> Rc<Arc<Snapshot>> {
+    fn get(&mut self) -> Rc<Held> {
         let now = self.cache.load();
-        if !Arc::ptr_eq(now, &self.held) {
-            self.held = Rc::new(Arc::clone(now));
+        if !Arc::ptr_eq(now, &self.held.0) {
+            self.held = Rc::new(Held(Arc::clone(now)));
         }
         Rc::clone(&self.held)
     }
@@ -136,18 +139,19 @@ struct Call<'a> {
 /// Answers one request. Never fails: what goes wrong is an answer too.
 pub async fn serve(lane: &Rc<Lane>, peer: &Peer, request: Request<Incoming>) -> Response<Reply> {
     let started = Instant::now();
-    let snapshot = lane.current.borrow_mut().get();
+    let held = lane.current.borrow_mut().get();
+    let snapshot = &*held.0;
     let id = lane.ids.of(request.headers());
     let origin = request.headers().get(ORIGIN).cloned();
-    let call = Call { lane, snapshot: &snapshot, peer, id: id.clone(), started };
+    let call = Call { lane, snapshot, peer, id: id.clone(), started };
     let (route, answer) = call.run(request).await;
     match answer {
         Ok((response, origin_time)) => {
-            lane.stats.borrow_mut().answered(&snapshot, route, response.status(), started.elapsed(), origin_time);
+            lane.stats.borrow_mut().answered(snapshot, route, response.status(), started.elapsed(), origin_time);
             response
         }
         Err(refusal) => {
-            lane.stats.borrow_mut().refused(&snapshot, route, &refusal);
+            lane.stats.borrow_mut().refused(snapshot, route, &refusal);
             refusal.response(&id, origin)
         }
     }
@@ -189,10 +193,10 @@ impl Call<'_> {
         let now_ms = self.lane.gateway.clock.now_ms();
         let admitted = admit::admit(self.lane, caller, priced, &parts.method, parts.uri.path(), now_ms).await?;
         let audience = if parts.headers.contains_key(ORIGIN) { Audience::Browser } else { Audience::Program };
-        let announced = announce::Announced::of(&admitted, priced, now_ms);
+        let announced = announce::Announced::of(&admitted, now_ms);
         let (mut response, origin_time) =
             self.forward(parts, body, Some(&admitted.state), Some(admitted.exchange)).await?;
-        announced.write(&mut response, &self.id, audience);
+        announced.write(&mut response, priced, &self.id, audience);
         Ok((response, origin_time))
     }
 

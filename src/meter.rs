@@ -9,7 +9,6 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::accounts::tenant::InFlight;
-use crate::clock::Clock;
 use crate::journal::{Draft, Full, LocalWriter, Outcome, Slot};
 use crate::ledger::{Budget, Node};
 use crate::pricing::{ChargeOn, MeterIndex, OnAbort};
@@ -78,7 +77,6 @@ pub struct Exchange {
     subject: Subject,
     terms: Arc<Terms>,
     phase: Phase,
-    clock: Clock,
     _in_flight: InFlight,
 }
 
@@ -93,7 +91,6 @@ impl Exchange {
         terms: &Arc<Terms>,
         reserved: Vec<Reserved>,
         in_flight: InFlight,
-        clock: &Clock,
     ) -> Result<Self, Full> {
         let records = u32::try_from(reserved.len().max(1)).map_err(|_| Full)?;
         match writer.reserve(records) {
@@ -103,7 +100,6 @@ impl Exchange {
                 subject,
                 terms: Arc::clone(terms),
                 phase: Phase::Admitted,
-                clock: clock.clone(),
                 _in_flight: in_flight,
             }),
             Err(full) => {
@@ -111,12 +107,6 @@ impl Exchange {
                 Err(full)
             }
         }
-    }
-
-    /// What decides whether it costs.
-    #[must_use]
-    pub fn terms(&self) -> &Arc<Terms> {
-        &self.terms
     }
 
     /// Units reserved, by meter.
@@ -198,9 +188,8 @@ impl Exchange {
                 slot.commit(&records)
             }
         };
-        let now_ms = self.clock.now_ms();
         for reserved in &self.reserved {
-            reserved.budget.complete(reserved.units, units(reserved), now_ms);
+            reserved.budget.complete(reserved.units, units(reserved), subject.at_ms);
         }
         last
     }

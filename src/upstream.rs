@@ -130,7 +130,7 @@ impl Shelves {
 pub struct Lease {
     sender: http1::SendRequest<Upload>,
     socket: Rc<Socket>,
-    shelf: usize,
+    place: usize,
     pool: Pool,
     reused: bool,
 }
@@ -141,9 +141,9 @@ impl Pool {
     /// # Errors
     /// [`SendError::Connect`] and [`SendError::ConnectTimeout`].
     pub async fn connection(&self, origin: &Origin, timeout: Option<Duration>) -> Result<Lease, SendError> {
-        let shelf = self.0.index(origin);
-        if let Some(idle) = self.take_idle(shelf) {
-            return Ok(self.lease(shelf, idle.sender, idle.socket, true));
+        let place = self.0.index(origin);
+        if let Some(idle) = self.take_idle(place) {
+            return Ok(self.lease(place, idle.sender, idle.socket, true));
         }
         self.connect(origin, timeout).await
     }
@@ -184,13 +184,13 @@ impl Pool {
         Ok(sender)
     }
 
-    fn lease(&self, shelf: usize, sender: http1::SendRequest<Upload>, socket: Rc<Socket>, reused: bool) -> Lease {
-        Lease { sender, socket, shelf, pool: self.clone(), reused }
+    fn lease(&self, place: usize, sender: http1::SendRequest<Upload>, socket: Rc<Socket>, reused: bool) -> Lease {
+        Lease { sender, socket, place, pool: self.clone(), reused }
     }
 
-    fn take_idle(&self, shelf: usize) -> Option<Idle> {
+    fn take_idle(&self, place: usize) -> Option<Idle> {
         let mut all = self.0.all.borrow_mut();
-        let idle = &mut all.get_mut(shelf)?.idle;
+        let idle = &mut all.get_mut(place)?.idle;
         // The newest first. One given back a moment ago may not be ready yet: it stays for the next request.
         while let Some(ready) = idle.iter().rposition(|one| one.sender.is_ready() || one.sender.is_closed()) {
             let chosen = idle.swap_remove(ready);
@@ -283,7 +283,7 @@ impl Lease {
         }
         let shelves = Rc::clone(&self.pool.0);
         let since = shelves.tick.get();
-        if let Some(shelf) = shelves.all.borrow_mut().get_mut(self.shelf)
+        if let Some(shelf) = shelves.all.borrow_mut().get_mut(self.place)
             && shelf.idle.len() < IDLE_AT_MOST
         {
             shelf.idle.push(Idle { sender: self.sender, socket: self.socket, since });

@@ -149,9 +149,8 @@ impl Admission<'_> {
 
     fn open(self, reserved: Vec<Reserved>, in_flight: InFlight) -> Result<Admitted, Refusal> {
         let terms = &self.priced.snapshot.terms[self.priced.matched.index];
-        let exchange =
-            Exchange::open(&self.lane.writer, self.subject, terms, reserved, in_flight, &self.lane.gateway.clock)
-                .map_err(|_full| Refusal::JournalFull)?;
+        let exchange = Exchange::open(&self.lane.writer, self.subject, terms, reserved, in_flight)
+            .map_err(|_full| Refusal::JournalFull)?;
         Ok(Admitted { state: self.state, exchange })
     }
 

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, Response};
 use super::admit::Admitted;
 use super::{Priced, Reply, X_REQUEST_ID};
 use crate::ledger::Budget;
-use crate::meter::{Reserved, Terms};
+use crate::meter::Reserved;
 
 const X_TOLLGATE_COST: HeaderName = HeaderName::from_static("x-tollgate-cost");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -18,8 +18,6 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 
 /// What is known before the request goes out.
 pub struct Announced {
-    cost: HeaderValue,
-    terms: Arc<Terms>,
     limit: Option<Limit>,
 }
 
@@ -36,7 +34,7 @@ struct Limit {
 impl Announced {
     /// For an admitted request.
     #[must_use]
-    pub fn of(admitted: &Admitted, priced: &Priced<'_>, now_ms: i64) -> Self {
+    pub fn of(admitted: &Admitted, now_ms: i64) -> Self {
         let (state, exchange) = (&admitted.state, &admitted.exchange);
         let quota = |reserved: &Reserved| state.quotas.get(reserved.index.0).copied().unwrap_or(0);
         let tightest = exchange.reserved().iter().min_by_key(|r| quota(r).saturating_sub(r.budget.committed()));
@@ -49,20 +47,29 @@ impl Announced {
                 resets_in_s: state.period.end_s - now_ms.div_euclid(1_000),
             })
         });
-        let cost = priced.snapshot.costs[priced.matched.index].clone();
-        Self { cost, terms: Arc::clone(exchange.terms()), limit }
+        Self { limit }
     }
 
     /// Writes the headers; for a browser, also which of them its page may read.
-    pub fn write(self, response: &mut Response<Reply>, request_id: &HeaderValue, audience: Audience) {
-        let charged = self.terms.charge_on.covers(response.status());
+    pub fn write(
+        self,
+        response: &mut Response<Reply>,
+        priced: &Priced<'_>,
+        request_id: &HeaderValue,
+        audience: Audience,
+    ) {
+        let (snapshot, route) = (priced.snapshot, priced.matched.index);
+        let charged = snapshot.terms[route].charge_on.covers(response.status());
         // A response without a body has ended by now; the others still hold their reservation.
         let hold = match response.body() {
             Reply::Metered(_) if !charged => self.limit.as_ref().map_or(0, |limit| limit.cost),
             Reply::Metered(_) | Reply::Full(_) => 0,
         };
         let headers = response.headers_mut();
-        headers.insert(X_TOLLGATE_COST, if charged { self.cost } else { HeaderValue::from_static("0") });
+        headers.insert(
+            X_TOLLGATE_COST,
+            if charged { snapshot.costs[route].clone() } else { HeaderValue::from_static("0") },
+        );
         headers.entry(X_REQUEST_ID).or_insert_with(|| request_id.clone());
         if let Some(limit) = self.limit {
             headers.insert(RATE_LIMIT, limit.left(hold));
