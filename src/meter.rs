@@ -248,7 +248,8 @@ pub async fn reserve_all(
     now_ms: i64,
 ) -> Result<Vec<Reserved>, (usize, crate::ledger::Short)> {
     use crate::ledger::Short;
-    for (n, want) in wanted.iter().enumerate() {
+    let mut held = Held { reserved: Vec::with_capacity(wanted.len()), now_ms };
+    for (n, want) in wanted.into_iter().enumerate() {
         let reserved = match node.reserve(&want.budget, want.units).await {
             Err(Short::NoAnswer) => match allowance {
                 Some(allowance) if want.budget.try_reserve_in_outage(want.units, allowance) => Ok(()),
@@ -256,10 +257,21 @@ pub async fn reserve_all(
             },
             decided => decided,
         };
-        if let Err(short) = reserved {
-            give_back(&wanted[..n], now_ms);
-            return Err((n, short));
-        }
+        reserved.map_err(|short| (n, short))?;
+        held.reserved.push(want);
     }
-    Ok(wanted)
+    Ok(std::mem::take(&mut held.reserved))
+}
+
+/// Reservations on the first meters while the next one is waited for: given back if that is refused, or if the client
+/// leaves in the middle of the wait.
+struct Held {
+    reserved: Vec<Reserved>,
+    now_ms: i64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        give_back(&self.reserved, self.now_ms);
+    }
 }

@@ -13,6 +13,7 @@
     reason = "a test fails by panicking and may speak; the helpers are explained where they are not plain"
 )]
 
+mod budget;
 mod control_api;
 mod crash;
 mod exactness;
