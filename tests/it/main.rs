@@ -21,6 +21,7 @@ mod flush_seal;
 mod journal_crash;
 mod judge;
 mod ledger_contract;
+mod origin_trouble;
 mod proxy;
 mod random;
 mod records_crash;
