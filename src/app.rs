@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
 
 use crate::accounts::Accounts;
 use crate::clock::Clock;
@@ -26,10 +27,12 @@ use crate::telemetry::Metrics;
 pub mod billing;
 pub mod housekeeping;
 pub mod reload;
+pub mod signals;
 pub mod workers;
 
 use billing::Billing;
 use reload::Reloader;
+pub use signals::Signals;
 use workers::Workers;
 
 /// Requests in flight get so long to end.
@@ -237,6 +240,12 @@ impl Running {
         }
     }
 
+    /// Cuts what [`Running::stop`] waits for.
+    #[must_use]
+    pub fn cutter(&self) -> CancellationToken {
+        self.drain.cut.clone()
+    }
+
     /// Ends in order: no new connections, requests in flight end, everything is settled and flushed.
     pub fn stop(self) {
         tracing::info!("draining");
@@ -274,21 +283,4 @@ impl Core {
     fn flushed_seq(&self, control: &Runtime, worker: u16) -> anyhow::Result<u64> {
         Ok(control.block_on(self.records.flushed_seq(self.journal.node(), worker))?)
     }
-}
-
-/// Waits for SIGTERM or SIGINT.
-///
-/// # Errors
-/// When signals cannot be received.
-pub fn wait_for_signal(runtime: &Runtime) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        Ok(())
-    })
 }

@@ -16,6 +16,7 @@
 mod budget;
 mod control_api;
 mod crash;
+mod drain;
 mod exactness;
 mod flush_seal;
 mod journal_crash;
