@@ -98,6 +98,7 @@ pub fn start(loaded: Loaded, options: &Options) -> anyhow::Result<Running> {
     let settings = loaded.settings.clone();
     let readiness = Readiness::new();
     let taking_traffic = readiness.condition("workers");
+    let journal = readiness.condition("journal");
     let drain = Drain::default();
     let background = tokio_util::task::TaskTracker::new();
     let (core, queue) = control.block_on(build(loaded, options, control.handle()))?;
@@ -109,7 +110,7 @@ pub fn start(loaded: Loaded, options: &Options) -> anyhow::Result<Running> {
         let _inside = control.enter();
         background.spawn(Arc::clone(&core.node).run_settler(queue, drain.cut.child_token()));
         background.spawn(control::serve(admin, state, drain.stop.clone()));
-        housekeeping::spawn(&background, &core, &drain, metrics);
+        housekeeping::spawn(&background, &core, &drain, metrics, journal);
     }
     let (proxy, listeners) = crate::listen::bind(settings.proxy, settings.workers)?;
     let workers = Workers::start(listeners, &core, &settings, &drain, &control)?;

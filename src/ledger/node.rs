@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::budget::{Budget, Short};
 use super::{Ask, Ledger, LedgerError};
 use crate::clock::Clock;
-use crate::journal::{Batch, Journal, Record, batch};
+use crate::journal::{Batch, Health, Journal, Record, batch};
 use crate::records::{Flushed, Records, RecordsError};
 use crate::testing::crash_point;
 use crate::units::Account;
@@ -318,9 +318,21 @@ impl Shipper {
             self.flush().await?;
             if !more {
                 self.node.shipped_ms.store(started_ms, Relaxed);
-                return Ok(());
+                return self.make_room();
             }
         }
+    }
+
+    /// On a full disk, what the records hold need not lie here too, however young it is.
+    fn make_room(&self) -> Result<(), ShipError> {
+        let journal = &self.node.parts.journal;
+        if journal.health() != Health::Full {
+            return Ok(());
+        }
+        for (worker, flushed_seq) in &self.read {
+            journal.trim(*worker, *flushed_seq, i64::MAX)?;
+        }
+        Ok(())
     }
 
     /// Records of this node's journal that are not in the records' database yet.

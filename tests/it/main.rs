@@ -19,6 +19,7 @@ mod crash;
 mod drain;
 mod exactness;
 mod flush_seal;
+mod full_disk;
 mod journal_crash;
 mod judge;
 mod ledger_contract;

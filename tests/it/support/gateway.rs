@@ -214,7 +214,12 @@ pub fn write_config(folder: &Path, origin: &str, setup: &Setup<'_>, proxy: u16, 
 }
 
 fn start(folder: &Path, setup: &Setup<'_>) -> Running {
+    try_start(folder, setup).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// Starts, or says why not.
+pub fn try_start(folder: &Path, setup: &Setup<'_>) -> anyhow::Result<Running> {
     let loaded = config::load(&folder.join("tollgate.yaml"), &Env::empty()).unwrap_or_else(|errors| panic!("{errors}"));
     let options = Options { env: Env::empty(), clock: setup.clock.clone() };
-    app::start(loaded, &options).unwrap_or_else(|error| panic!("{error:#}"))
+    app::start(loaded, &options)
 }
