@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, UPGRADE};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONNECTION, ORIGIN, UPGRADE};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
@@ -26,6 +26,7 @@ pub mod admit;
 pub mod announce;
 pub mod forward;
 pub mod identify;
+pub mod leftover;
 pub mod refusal;
 pub mod reply;
 pub mod snapshot;
@@ -36,8 +37,10 @@ pub use refusal::Refusal;
 pub use reply::Reply;
 pub use snapshot::Snapshot;
 
+use admit::Admitted;
+use announce::Announced;
 use forward::{Answered, Forward, Told};
-use identify::Caller;
+use leftover::Leftover;
 use stats::Stats;
 
 /// The caller, told to the upstream; from clients it is removed.
@@ -113,28 +116,44 @@ pub async fn serve(lane: &Rc<Lane>, peer: SocketAddr, request: Request<Incoming>
     let snapshot = lane.gateway.snapshot.load_full();
     let id = lane.ids.of(request.headers());
     let origin = request.headers().get(ORIGIN).cloned();
+    let (mut parts, body) = request.into_parts();
+    let leftover = Leftover::of(&parts, &body);
     let call = Call { lane, snapshot: &snapshot, peer, id: id.clone(), started };
-    let (route, answer) = call.run(request).await;
-    match answer {
-        Ok((response, origin_time)) => {
-            lane.stats.borrow_mut().answered(&snapshot, route, response.status(), started.elapsed(), origin_time);
-            response
-        }
-        Err(refusal) => {
-            lane.stats.borrow_mut().refused(&snapshot, route, &refusal, started.elapsed());
-            refusal.response(&id, origin)
-        }
+    let (route, passage) = call.admit(&mut parts).await;
+    let (refusal, body) = match passage {
+        Err(refusal) => (refusal, Some(body)),
+        Ok(passage) => match call.pass(parts, body, passage).await {
+            Err(refusal) => (refusal, None),
+            Ok((response, origin_time)) => {
+                let status = response.status();
+                lane.stats.borrow_mut().answered(&snapshot, route, status, started.elapsed(), origin_time);
+                return response;
+            }
+        },
+    };
+    lane.stats.borrow_mut().refused(&snapshot, route, &refusal, started.elapsed());
+    let mut response = refusal.response(&id, origin);
+    if !leftover.settle(body).await {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    response
 }
 
 type Answer = Result<(Response<Reply>, Duration), Refusal>;
 
+/// Who may pass.
+enum Passage {
+    /// Everybody, unmetered.
+    Open,
+    /// Who pays, and what the answer says about that.
+    Metered(Admitted, Announced),
+}
+
 impl Call<'_> {
-    /// The route's index (for the counters), and the answer.
-    async fn run(&self, request: Request<Incoming>) -> (Option<usize>, Answer) {
-        let (parts, body) = request.into_parts();
+    /// The route's index (for the counters), and whether the request may pass; all that is known from its head.
+    async fn admit(&self, parts: &mut Parts) -> (Option<usize>, Result<Passage, Refusal>) {
         let limit = self.lane.gateway.header_bytes;
-        if head_bytes(&parts) > limit {
+        if head_bytes(parts) > limit {
             return (None, Err(Refusal::HeadTooLarge(limit)));
         }
         let matched = match self.snapshot.prices.pricing.routes.find(&parts.method, parts.uri.path()) {
@@ -143,30 +162,34 @@ impl Call<'_> {
         };
         let index = matched.index;
         let priced = Priced { snapshot: self.snapshot, name: self.snapshot.route_names[index], matched };
-        (Some(index), self.priced(parts, body, &priced).await)
+        (Some(index), self.priced(parts, &priced).await)
     }
 
-    async fn priced(&self, mut parts: Parts, body: Incoming, priced: &Priced<'_>) -> Answer {
+    async fn priced(&self, parts: &mut Parts, priced: &Priced<'_>) -> Result<Passage, Refusal> {
         if parts.method == Method::CONNECT {
             return Err(Refusal::BadRequest("CONNECT is not served here."));
         }
         let identity = &self.snapshot.identity;
-        let presented = identify::take_credentials(&mut parts, identity, self.peer.ip());
-        if priced.matched.route.public || is_preflight(&parts) {
-            return self.forward(parts, body, None, None).await;
+        let presented = identify::take_credentials(parts, identity, self.peer.ip());
+        if priced.matched.route.public || is_preflight(parts) {
+            return Ok(Passage::Open);
         }
         let caller = identify::identify(presented, identity, &self.lane.gateway.accounts).await?;
-        self.metered(parts, body, priced, &caller).await
+        let now_ms = self.lane.gateway.clock.now_ms();
+        let admitted = admit::admit(self.lane, &caller, priced, &parts.method, parts.uri.path(), now_ms).await?;
+        let announced = Announced::of(&admitted, now_ms);
+        Ok(Passage::Metered(admitted, announced))
     }
 
-    async fn metered(&self, parts: Parts, body: Incoming, priced: &Priced<'_>, caller: &Caller) -> Answer {
-        let now_ms = self.lane.gateway.clock.now_ms();
-        let admitted = admit::admit(self.lane, caller, priced, &parts.method, parts.uri.path(), now_ms).await?;
-        let origin = parts.headers.get(ORIGIN).cloned();
-        let announced = announce::Announced::of(&admitted, now_ms);
+    async fn pass(&self, parts: Parts, body: Incoming, passage: Passage) -> Answer {
+        let (admitted, announced) = match passage {
+            Passage::Open => return self.forward(parts, body, None, None).await,
+            Passage::Metered(admitted, announced) => (admitted, announced),
+        };
+        let for_browser = parts.headers.contains_key(ORIGIN);
         let (mut response, origin_time) =
             self.forward(parts, body, Some(&admitted.state), Some(admitted.exchange)).await?;
-        announced.write(&mut response, &self.id, origin.is_some());
+        announced.write(&mut response, &self.id, for_browser);
         Ok((response, origin_time))
     }
 

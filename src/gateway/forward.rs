@@ -152,6 +152,8 @@ pub struct Answered {
     pub lease: Lease,
     /// From the request's departure to the response's head.
     pub origin_time: Duration,
+    /// Whether the request had been sent to its end by then.
+    pub request_whole: bool,
 }
 
 impl Forward<'_> {
@@ -160,12 +162,14 @@ impl Forward<'_> {
     /// # Errors
     /// The refusal to send; the exchange has ended and cost nothing.
     pub async fn send(mut self, parts: Parts, body: Incoming) -> Result<Answered, Refusal> {
-        match self.exchange_heads(parts, body).await {
+        let sent_whole = Flag::default();
+        match self.exchange_heads(parts, body, &sent_whole).await {
             Ok((response, lease, origin_time)) => {
                 if let Some(exchange) = &mut self.exchange {
                     exchange.answered(response.status());
                 }
-                Ok(Answered { response, exchange: self.exchange, lease, origin_time })
+                let (exchange, request_whole) = (self.exchange, sent_whole.get());
+                Ok(Answered { response, exchange, lease, origin_time, request_whole })
             }
             Err(error) => {
                 let refusal = refusal_of(&error);
@@ -182,9 +186,9 @@ impl Forward<'_> {
         &mut self,
         parts: Parts,
         body: Incoming,
+        sent_whole: &Flag,
     ) -> Result<(Response<Incoming>, Lease, Duration), SendError> {
-        let sent_whole = Flag::default();
-        let body = Upload::of(body, &sent_whole, self.lane.gateway.body_timeout);
+        let body = Upload::of(body, sent_whole, self.lane.gateway.body_timeout);
         // Without a body, a safe method may go out twice: RFC 9110, section 9.2.2.
         let replay = (matches!(body, Upload::Empty) && parts.method.is_idempotent()).then(|| Head::of(&parts));
         let mut request = Request::from_parts(parts, body);
@@ -192,7 +196,7 @@ impl Forward<'_> {
         for attempt in 0..=STALE_AT_MOST {
             let mut lease = self.lease(attempt, &request).await?;
             let departed = Instant::now();
-            match self.attempt(&mut lease, request, &sent_whole).await? {
+            match self.attempt(&mut lease, request, sent_whole).await? {
                 Sent::Answered(response) => return Ok((*response, lease, departed.elapsed())),
                 Sent::NotSent(unsent) => request = *unsent,
                 Sent::BrokeBefore(error) => match &replay {
@@ -311,6 +315,10 @@ pub async fn finish(lane: &Rc<Lane>, answered: Answered, method: &Method, idle: 
     remove_hop_by_hop(&mut parts.headers);
     if let Some(trailers) = trailers {
         parts.headers.insert(TRAILER, trailers);
+    }
+    if !answered.request_whole {
+        // The origin may never read the rest, and then nobody does: what follows it would not be a request.
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     parts.version = Version::HTTP_11;
     let metered = Metered::new(body, answered.exchange, Some(answered.lease), idle, Rc::clone(&lane.durability));
