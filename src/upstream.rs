@@ -150,7 +150,7 @@ impl Pool {
     fn take_idle(&self, origin: &Origin) -> Option<Idle> {
         let mut pool = self.0.idle.borrow_mut();
         let idle = pool.get_mut(origin)?;
-        idle.retain(|one| !one.sender.is_closed());
+        idle.retain(|one| !one.sender.is_closed() && !one.socket.has_hung_up());
         // The newest first. One given back a moment ago may not be ready yet: it stays for the next request.
         let ready = idle.iter().rposition(|one| one.sender.is_ready())?;
         let chosen = idle.swap_remove(ready);
@@ -215,9 +215,10 @@ impl Lease {
         self.socket.is_quiet()
     }
 
-    /// Watches whether bytes go out on this connection from now on.
+    /// Begins a request: watches whether bytes go out on this connection from now on.
     #[must_use]
     pub fn watch(&self) -> Written {
+        self.socket.begin();
         Written { socket: Rc::clone(&self.socket), before: self.socket.written() }
     }
 

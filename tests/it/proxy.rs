@@ -487,6 +487,40 @@ async fn upload(gateway: &Gateway, path: &str, headers: &str) -> String {
     answer
 }
 
+/// As an origin does that finds an upload too large: answers from the head, and closes on what still comes.
+#[test]
+fn the_answer_of_an_origin_that_hangs_up_on_an_upload_arrives() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = listener.local_addr().unwrap();
+    let (times, body) = (40, vec![b'x'; 4 << 20]);
+    let hanging_up = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        for _ in 0..times {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            stream.write_all(b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 4\r\n\r\nmuch").unwrap();
+        }
+    });
+    let more = format!("upstreams: [{{ name: api, origins: [\"http://{origin}\"] }}]\n");
+    let gateway = Gateway::with(&Setup { more: &more, ..Setup::default() });
+    gateway.runtime.block_on(async {
+        let key = gateway.tenant("acme", "free").await;
+        for n in 0..times {
+            let mut client = gateway.client();
+            let got = client.send("PUT", "/one", &[("x-api-key", &key)], &body).await.unwrap();
+            assert_eq!((got.status, got.text().as_str()), (413, "much"), "upload {n}");
+        }
+        gateway.running().flush_now().await.unwrap();
+        assert_eq!(gateway.used("acme").await, 0);
+    });
+    hanging_up.join().unwrap();
+}
+
 /// Nobody asked for the body: no `100 Continue`, and the connection is not good for another request.
 #[test]
 fn a_refused_expectation_is_not_encouraged() {
