@@ -471,11 +471,8 @@ async fn upload(gateway: &Gateway, path: &str, headers: &str) -> String {
     let head = format!("PUT {path} HTTP/1.1\r\nhost: a\r\n{headers}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let piece = if headers.ends_with("chunked") {
-        [b"10000\r\n".as_slice(), &[b'x'; 65_536], b"\r\n"].concat()
-    } else {
-        vec![b'x'; 65_536]
-    };
+    let data = vec![b'x'; 65_536];
+    let piece = if headers.ends_with("chunked") { [b"10000\r\n", &*data, b"\r\n"].concat() } else { data };
     for n in 0..64 {
         stream.write_all(&piece).await.unwrap_or_else(|error| panic!("{error} at piece {n} of {path}, {headers}"));
     }

@@ -136,7 +136,7 @@ impl Stage {
         let client = self.running().billing().unwrap().client();
         let meters = client.meters().await.unwrap();
         let meter = meters.iter().find(|one| one.event_name == format!("httpbin_{meter}")).unwrap();
-        let minute_s = jiff::Timestamp::now().as_second().div_euclid(60) * 60;
+        let minute_s = tollgate::clock::Clock::System.now_s().div_euclid(60) * 60;
         let span = Span { start_s: minute_s - 86_400, end_s: minute_s + 600 };
         client.metered(&meter.id, &customer, span).await.unwrap()
     }
