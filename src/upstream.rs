@@ -125,7 +125,8 @@ impl Shelves {
     }
 
     fn is_fresh(&self, idle: &Idle) -> bool {
-        self.tick.get().wrapping_sub(idle.since) < IDLE_TICKS && !idle.sender.is_closed()
+        let is_young = self.tick.get().wrapping_sub(idle.since) < IDLE_TICKS;
+        is_young && !idle.sender.is_closed() && !idle.socket.has_hung_up()
     }
 }
 
@@ -262,9 +263,10 @@ impl Lease {
         self.socket.is_quiet()
     }
 
-    /// Watches whether bytes go out on this connection from now on.
+    /// Begins a request: watches whether bytes go out on this connection from now on.
     #[must_use]
     pub fn watch(&self) -> Written {
+        self.socket.begin();
         Written { socket: Rc::clone(&self.socket), before: self.socket.written() }
     }
 

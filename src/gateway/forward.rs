@@ -185,6 +185,8 @@ pub struct Answered {
     pub origin_time: Duration,
     /// How long its body may take.
     pub limits: Limits,
+    /// Whether the request had been sent to its end by then.
+    pub request_whole: bool,
 }
 
 impl Forward<'_> {
@@ -193,16 +195,20 @@ impl Forward<'_> {
     /// # Errors
     /// The refusal to send; the exchange has ended and cost nothing.
     pub async fn send(mut self, parts: Parts, body: Incoming) -> Result<Answered, Refusal> {
-        let answered = match self.limits.until {
-            Some(until) => timeout_at(until, self.exchange_heads(parts, body)).await.unwrap_or(Err(SendError::Silent)),
-            None => self.exchange_heads(parts, body).await,
+        let progress = Progress::default();
+        let until = self.limits.until;
+        let heads = self.exchange_heads(parts, body, &progress);
+        let answered = match until {
+            Some(until) => timeout_at(until, heads).await.unwrap_or(Err(SendError::Silent)),
+            None => heads.await,
         };
         match answered {
             Ok((response, lease, origin_time)) => {
                 if let Some(exchange) = &mut self.exchange {
                     exchange.answered(response.status());
                 }
-                Ok(Answered { response, exchange: self.exchange, lease: Some(lease), origin_time, limits: self.limits })
+                let (exchange, request_whole) = (self.exchange, progress.whole.get());
+                Ok(Answered { response, exchange, lease: Some(lease), origin_time, limits: self.limits, request_whole })
             }
             Err(error) => {
                 let refusal = refusal_of(&error);
@@ -217,9 +223,9 @@ impl Forward<'_> {
         &mut self,
         parts: Parts,
         body: Incoming,
+        progress: &Progress,
     ) -> Result<(Response<Incoming>, Lease, Duration), SendError> {
-        let progress = Progress::default();
-        let body = Upload::of(body, &progress, self.lane.gateway.body_timeout);
+        let body = Upload::of(body, progress, self.lane.gateway.body_timeout);
         // Without a body, a safe method may go out twice: RFC 9110, section 9.2.2.
         let may_replay = matches!(body, Upload::Empty) && parts.method.is_idempotent();
         let replay = if may_replay { Replay::of(&parts) } else { None };
@@ -387,6 +393,10 @@ pub async fn finish(lane: &Rc<Lane>, answered: Answered, method: &Method) -> Res
     remove_hop_by_hop(&mut parts.headers);
     if let Some(trailers) = trailers {
         parts.headers.insert(TRAILER, trailers);
+    }
+    if !answered.request_whole {
+        // The origin may never read the rest, and then nobody does: what follows it would not be a request.
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     parts.version = Version::HTTP_11;
     let durability = Rc::clone(&lane.durability);

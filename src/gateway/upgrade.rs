@@ -65,7 +65,14 @@ impl Upgrade<'_> {
             (_, _) => {
                 // The origin answered like any other request, over a connection of its own.
                 let (exchange, limits) = (self.exchange, self.limits);
-                let answered = Answered { response, exchange, lease: None, origin_time: Duration::ZERO, limits };
+                let answered = Answered {
+                    response,
+                    exchange,
+                    lease: None,
+                    origin_time: Duration::ZERO,
+                    limits,
+                    request_whole: true,
+                };
                 finish(lane, answered, &method).await
             }
         }
