@@ -15,6 +15,7 @@ use tollgate::ledger::embedded::Embedded;
 use tollgate::ledger::rules::{AccountState, settle_account};
 use tollgate::ledger::{Answer, Ask, Budget, Ledger, LedgerError, Node, Parts, Shipper, Short};
 use tollgate::meter::{Reserved, reserve_all};
+use tollgate::pricing::MeterIndex;
 use tollgate::records::Records;
 use tollgate::units::{Account, KeyNum, NameId, NodeId, PeriodId, TenantNum};
 
@@ -463,8 +464,13 @@ async fn who_leaves_while_the_second_meter_is_waited_for_gives_the_first_one_bac
     let (first, second) = (budget("first"), budget("second"));
     bench.node.reserve(&first, 1).await.unwrap();
     first.complete(1, 1, bench.clock.now_ms());
-    let wanted = [&first, &second].map(|budget| Reserved { budget: Arc::clone(budget), meter: NameId(1), units: 7 });
-    let reserving = reserve_all(&bench.node, wanted.into(), None, bench.clock.now_ms());
+    let wanted = [&first, &second].map(|budget| Reserved {
+        budget: Arc::clone(budget),
+        index: MeterIndex(0),
+        meter: NameId(1),
+        units: 7,
+    });
+    let reserving = reserve_all(&bench.node, &wanted, None, bench.clock.now_ms());
     assert!(tokio::time::timeout(Duration::from_millis(50), reserving).await.is_err(), "it waits");
     assert_eq!(first.committed(), 1, "only what was used");
     assert_eq!(second.committed(), 0);
