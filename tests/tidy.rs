@@ -91,7 +91,9 @@ fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod ").next().unwrap()
 }
 
+/// Rooms that the code names; comments may point where they like.
 fn named(text: &str) -> BTreeSet<String> {
+    let text: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
     let word = |rest: &str| rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect::<String>();
     text.match_indices("crate::").map(|(at, found)| word(&text[at + found.len()..])).filter(|w| !w.is_empty()).collect()
 }
