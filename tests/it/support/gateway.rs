@@ -77,12 +77,6 @@ impl Gateway {
         self.running.as_ref().unwrap()
     }
 
-    /// Drains, then starts again on the same files.
-    pub fn restart(&mut self, setup: &Setup<'_>) {
-        self.running.take().unwrap().stop();
-        self.running = Some(start(self.folder.path(), setup));
-    }
-
     pub fn client(&self) -> Client {
         Client::new(self.running().proxy())
     }
