@@ -60,22 +60,14 @@ impl Upgrade<'_> {
         if let Some(exchange) = &mut self.exchange {
             exchange.answered(response.status());
         }
-        match (response.status(), client) {
-            (StatusCode::SWITCHING_PROTOCOLS, Some(client)) => switched(response, client, self.exchange, lane).await,
-            (_, _) => {
-                // The origin answered like any other request, over a connection of its own.
-                let (exchange, limits) = (self.exchange, self.limits);
-                let answered = Answered {
-                    response,
-                    exchange,
-                    lease: None,
-                    origin_time: Duration::ZERO,
-                    limits,
-                    request_whole: true,
-                };
-                finish(lane, answered, &method).await
-            }
+        if let (StatusCode::SWITCHING_PROTOCOLS, Some(client)) = (response.status(), client) {
+            return switched(response, client, self.exchange, lane).await;
         }
+        // The origin answered like any other request, over a connection of its own.
+        let (exchange, limits) = (self.exchange, self.limits);
+        let origin_time = Duration::ZERO;
+        let answered = Answered { response, exchange, lease: None, origin_time, limits, request_whole: true };
+        finish(lane, answered, &method).await
     }
 
     async fn send(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, SendError> {

@@ -263,6 +263,8 @@ impl Node {
             }
             Err(error) => {
                 tracing::warn!(%error, accounts = asks.len(), "no answer from the ledger");
+                // What they have used is still to be said, also of those that are not used again.
+                self.active.lock().extend(asks.into_iter().map(|ask| ask.account));
                 for budget in budgets {
                     budget.no_answer();
                 }

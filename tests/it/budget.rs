@@ -31,7 +31,7 @@ fn node(n: usize) -> NodeId {
     NodeId(format!("node-{n}").into())
 }
 
-/// Nodes, each with its budget of one account, around a ledger that follows the rules.
+/// Nodes ([`NODES`] of them), each with its budget of one account, around a ledger that follows the rules.
 struct Table {
     nodes: Vec<Seat>,
     ledger: Mutex<AccountState>,
@@ -83,7 +83,7 @@ impl Table {
         if faulty && random.below(10) == 0 {
             return budget.no_answer();
         }
-        let answer = settle_account(&mut self.ledger.lock().unwrap(), &node(n), &ask, self.now_ms(), NODES as u32);
+        let answer = settle_account(&mut self.ledger.lock().unwrap(), &node(n), &ask, self.now_ms(), 3);
         if let Some((ask, answer)) = late.take() {
             budget.answer(&ask, &answer, self.now_ms());
         }
@@ -100,7 +100,7 @@ impl Table {
         let mut late = None;
         while !self.stop.load(SeqCst) {
             let beat = Duration::from_micros(300);
-            let _ = tokio::time::timeout(beat, self.nodes[n].bell.notified()).await;
+            drop(tokio::time::timeout(beat, self.nodes[n].bell.notified()).await);
             if self.faults.load(SeqCst) && random.below(8) == 0 {
                 self.nodes[n].budget.recall();
             }
@@ -345,12 +345,17 @@ fn a_budget_that_could_not_be_loaded_may_be_queued_again() {
 struct Watched {
     inner: Embedded,
     settles: AtomicU64,
+    /// Settles that are still to fail.
+    failures: AtomicU64,
     silent_about: Option<&'static str>,
 }
 
 impl Ledger for Watched {
     fn settle<'a>(&'a self, node: &'a NodeId, asks: &'a [Ask]) -> BoxFuture<'a, Result<Vec<Answer>, LedgerError>> {
         self.settles.fetch_add(1, SeqCst);
+        if self.failures.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Box::pin(async { Err(LedgerError::Unavailable("switched off".into())) });
+        }
         if asks.iter().any(|ask| self.silent_about == Some(&*ask.account.meter)) {
             return Box::pin(std::future::pending());
         }
@@ -384,7 +389,7 @@ impl Bench {
         let journal = Arc::new(Journal::open(&config).unwrap());
         records.register_node(journal.node(), journal.boot(), clock.now()).await.unwrap();
         let inner = Embedded::new(records.clone(), clock.clone());
-        let ledger = Arc::new(Watched { inner, settles: AtomicU64::new(0), silent_about });
+        let ledger = Arc::new(Watched { inner, settles: AtomicU64::new(0), failures: AtomicU64::new(0), silent_about });
         let (node, queue) = Node::new(Parts {
             ledger: Arc::<Watched>::clone(&ledger),
             records: records.clone(),
@@ -474,4 +479,20 @@ async fn who_leaves_while_the_second_meter_is_waited_for_gives_the_first_one_bac
     assert!(tokio::time::timeout(Duration::from_millis(50), reserving).await.is_err(), "it waits");
     assert_eq!(first.committed(), 1, "only what was used");
     assert_eq!(second.committed(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_used_is_said_although_the_settle_failed_and_nobody_comes_back() {
+    let bench = Bench::new(None).await;
+    let budget = bench.node.budget(&account("api_units"), 1, Some(1_000));
+    bench.node.reserve(&budget, 10).await.unwrap();
+    budget.complete(10, 10, bench.clock.now_ms());
+    budget.note_durable(10);
+    bench.ledger.failures.store(3, SeqCst);
+    bench.node.kick(&budget);
+    let end = Instant::now() + Duration::from_secs(5);
+    while bench.ledger.failures.load(SeqCst) > 0 {
+        assert!(Instant::now() < end, "it is tried again");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -27,19 +27,19 @@ fn on_a_small_disk(test: &str, size: &str) -> bool {
         command.arg(std::env::current_exe().unwrap());
         command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]).env(DIR, dir.path());
         let Ok(output) = command.output() else { break };
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         match output.status.code() {
             Some(0) => {
-                assert!(text.contains("1 passed"), "{text}");
+                assert!(said.contains("1 passed"), "{said}");
                 println!(
                     "{}",
-                    text.lines().filter(|line| line.starts_with("full disk:")).collect::<Vec<_>>().join("\n")
+                    said.lines().filter(|line| line.starts_with("full disk:")).collect::<Vec<_>>().join("\n")
                 );
                 return true;
             }
             // 1 is unshare's own refusal, 99 the mount's; a failed test is 101.
             Some(1 | 99) => {}
-            _ => panic!("{text}"),
+            _ => panic!("{said}"),
         }
     }
     println!("FULL DISK NOT TESTED: this machine lets us mount no tmpfs, neither as root nor in a user namespace");

@@ -114,7 +114,7 @@ fn report(report: &Value) -> (Timestamp, Timestamp, u64) {
     (moment("period_start"), moment("at"), report["value"].as_u64().unwrap())
 }
 
-const METERS: &str = r#"
+const METERS: &str = r"
 meters:
   api_units: { kind: counter, stripe_event: api_units }
   tokens:    { kind: counter, stripe_event: tokens_used }
@@ -125,7 +125,7 @@ routes:
   - { match: GET /both, cost: { api_units: 2, tokens: 3 } }
   - { match: GET /unit, cost: 1 }
   - { match: GET /token, cost: { tokens: 1 } }
-"#;
+";
 
 /// What Stripe holds of a tenant on the meter of that event.
 async fn at_stripe(gateway: &Gateway, tenant: &str, event: &str) -> u64 {
@@ -134,7 +134,7 @@ async fn at_stripe(gateway: &Gateway, tenant: &str, event: &str) -> u64 {
     let client = gateway.running().billing().unwrap().client();
     let meters = client.meters().await.unwrap();
     let meter = meters.iter().find(|meter| meter.event_name == event).unwrap();
-    let minute_s = Timestamp::now().as_second().div_euclid(60) * 60;
+    let minute_s = Clock::System.now_s().div_euclid(60) * 60;
     let span = Span { start_s: minute_s - 86_400, end_s: minute_s + 600 };
     client.metered(&meter.id, &customer, span).await.unwrap()
 }
