@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::journal::LocalWriter;
 use crate::ledger::Node;
 use crate::meter::Exchange;
-use crate::meter::body::Durability;
+use crate::meter::body::{Durability, Limits};
 use crate::pricing::Matched;
 use crate::units::NameId;
 use crate::upstream::Pool;
@@ -232,8 +232,10 @@ impl<'a> Call<'a> {
     ) -> Answer {
         let host = parts.uri.host().or_else(|| parts.headers.get(http::header::HOST)?.to_str().ok());
         let Some(upstream) = self.snapshot.upstream(host.unwrap_or_default(), parts.uri.path()) else {
+            forward::end_failed(exchange, &Refusal::NoUpstream);
             return Err(Refusal::NoUpstream);
         };
+        let limits = Limits::from_now(&upstream.settings.timeouts);
         let origin = upstream.next_origin();
         let told = Told {
             state,
@@ -242,16 +244,15 @@ impl<'a> Call<'a> {
             believe_peer: self.snapshot.is_trusted(self.peer.address),
         };
         if parts.headers.contains_key(UPGRADE) {
-            let upgrade = upgrade::Upgrade { upstream: &upstream.settings, origin, exchange };
+            let upgrade = upgrade::Upgrade { upstream: &upstream.settings, origin, exchange, limits };
             return upgrade.run(parts, body, &told, self.lane).await.map(|r| (r, self.started.elapsed()));
         }
         let method = parts.method.clone();
         forward::prepare(&mut parts, &body, &told, origin);
-        let forward = Forward { lane: self.lane, upstream: &upstream.settings, origin, exchange };
+        let forward = Forward { lane: self.lane, upstream: &upstream.settings, origin, exchange, limits };
         let answered: Answered = forward.send(parts, body).await?;
         let origin_time = answered.origin_time;
-        let timeouts = &upstream.settings.timeouts;
-        Ok((forward::finish(self.lane, answered, &method, timeouts.idle).await, origin_time))
+        Ok((forward::finish(self.lane, answered, &method).await?, origin_time))
     }
 }
 

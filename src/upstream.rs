@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 pub mod body;
 pub mod io;
 
-pub use body::Upload;
+pub use body::{Progress, Upload};
 use io::{Socket, Wire};
 
 /// Idle connections kept per origin and worker.
@@ -51,6 +51,9 @@ pub enum SendError {
     /// The origin has the request and is silent.
     #[error("the origin did not answer in time")]
     Silent,
+    /// The client broke off its request, or fell silent in it: the origin is not to blame.
+    #[error("the client's request broke off")]
+    Upload,
 }
 
 /// An origin's address, ready to connect. Made once per configuration; clones are the same origin.

@@ -5,6 +5,7 @@ pub mod gateway;
 pub mod origin;
 pub mod process;
 pub mod programs;
+pub mod raw;
 
 pub use client::{Client, Got};
 pub use gateway::Gateway;
