@@ -35,3 +35,4 @@ mod sandbox;
 mod strict;
 mod stripe_report;
 mod support;
+mod uploads;

@@ -192,6 +192,9 @@ impl Httpbin {
         let (log, errors) = (folder.join("served.log"), folder.join("gunicorn.log"));
         let child = Command::new(programs.join("gunicorn"))
             .args(["--worker-class", "gthread", "--threads", "32", "--no-control-socket", "--graceful-timeout", "1"])
+            // On a busy machine 2 s, the default, pass between two requests, and clients at the direct door would find
+            // their kept connections closed.
+            .args(["--keep-alive", "75", "--timeout", "120"])
             .args(["--bind", "127.0.0.1:0", "--bind", "127.0.0.1:0"])
             .args(["--access-logformat", "%({SERVER_PORT}e)s %({x-tenant-id}i)s %(m)s %(s)s %(U)s"])
             .args(["--access-logfile".as_ref(), log.as_os_str(), "--error-logfile".as_ref(), errors.as_os_str()])
