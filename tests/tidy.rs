@@ -21,7 +21,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("ledger", &["clock", "journal", "records", "testing", "units"]),
     ("records", &["journal", "ledger", "period", "pricing", "testing", "units"]),
     ("accounts", &["clock", "ledger", "period", "pricing", "records", "units"]),
-    ("meter", &["accounts", "journal", "ledger", "pricing", "units", "upstream"]),
+    ("meter", &["accounts", "config", "journal", "ledger", "pricing", "units", "upstream"]),
     (
         "gateway",
         &["accounts", "clock", "config", "journal", "ledger", "meter", "pricing", "telemetry", "units", "upstream"],
