@@ -65,7 +65,8 @@ impl Upgrade<'_> {
         }
         // The origin answered like any other request, over a connection of its own.
         let (exchange, limits) = (self.exchange, self.limits);
-        let answered = Answered { response, exchange, lease: None, origin_time: Duration::ZERO, limits };
+        let origin_time = Duration::ZERO;
+        let answered = Answered { response, exchange, lease: None, origin_time, limits, request_whole: true };
         finish(lane, answered, &method).await
     }
 

@@ -21,6 +21,7 @@ mod exactness;
 mod flush_seal;
 mod full_disk;
 mod gates;
+mod httpbin;
 mod journal_crash;
 mod judge;
 mod ledger_contract;
