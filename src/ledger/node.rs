@@ -387,12 +387,13 @@ impl Shipper {
             *sums.entry((record.tenant, record.period, record.meter)).or_default() += record.units;
         }
         *noted = records.last().map_or(*noted, |last| last.seq.max(*noted));
+        let now_ms = self.node.parts.clock.now_ms();
         let mut active = self.node.active.lock();
         for ((tenant, period, meter), units) in sums {
             let Some(meter) = self.node.parts.journal.names().get(meter) else { continue };
             let account = Account { tenant, period, meter };
             if let Some(budget) = self.node.budgets.get(&account) {
-                budget.note_durable(units);
+                budget.note_durable(units, now_ms);
                 active.insert(account);
             }
         }
