@@ -15,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tollgate::gateway::forward::remove_hop_by_hop;
-use tollgate::upstream::{Flag, Lease, Origin, Pool, Sent, Upload};
+use tollgate::upstream::{Lease, Origin, Pool, Progress, Sent, Upload};
 
 /// Prints its address and serves until killed.
 pub fn run(origin: SocketAddr) {
@@ -42,7 +42,7 @@ pub fn run(origin: SocketAddr) {
 
 async fn forward(mut request: Request<Incoming>, origin: Rc<Origin>, pool: Pool) -> Result<Response<Back>, Infallible> {
     remove_hop_by_hop(request.headers_mut());
-    let mut request = request.map(|body| Upload::of(body, &Flag::default(), Duration::from_secs(60)));
+    let mut request = request.map(|body| Upload::of(body, &Progress::default(), Duration::from_secs(60)));
     loop {
         let mut lease = pool.connection(&origin, None).await.expect("the origin runs");
         match lease.send(request).await {
@@ -68,10 +68,9 @@ impl Body for Back {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None)) || (polled.is_ready() && self.body.is_end_stream()) {
-            if let Some(lease) = self.lease.take() {
-                lease.give_back();
-            }
+        let ended = matches!(polled, Poll::Ready(None)) || (polled.is_ready() && self.body.is_end_stream());
+        if ended && let Some(lease) = self.lease.take() {
+            lease.give_back();
         }
         polled
     }

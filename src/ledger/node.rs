@@ -7,8 +7,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::budget::{Budget, Short};
 use super::{Ask, Ledger, LedgerError};
 use crate::clock::Clock;
-use crate::journal::{Batch, Journal, Record, batch};
+use crate::journal::{Batch, Health, Journal, Record, batch};
 use crate::records::{Flushed, Records, RecordsError};
 use crate::testing::crash_point;
 use crate::units::Account;
@@ -63,6 +63,8 @@ pub struct Node {
     active: Mutex<HashSet<Account>>,
     /// Everything that was completed before this moment is in the records.
     shipped_ms: AtomicI64,
+    /// Not below any `ctr` of a budget that has left memory: one that comes back must not be taken for an old message.
+    last_ctr: AtomicU64,
 }
 
 /// The receiving end of a node's queue, for [`Node::run_settler`].
@@ -73,12 +75,14 @@ impl Node {
     #[must_use]
     pub fn new(parts: Parts) -> (Arc<Self>, Queue) {
         let (queue, receiver) = mpsc::channel(QUEUE);
+        let first_ctr = u64::from(parts.journal.boot()) << 40;
         let node = Self {
             parts,
             budgets: DashMap::new(),
             queue,
             active: Mutex::default(),
             shipped_ms: AtomicI64::new(i64::MIN),
+            last_ctr: AtomicU64::new(first_ctr),
         };
         (Arc::new(node), Queue(receiver))
     }
@@ -90,8 +94,7 @@ impl Node {
             budget.set_plan(plan_version, cap);
             return budget;
         }
-        let boot = self.parts.journal.boot();
-        let fresh = || Arc::new(Budget::new(account.clone(), boot, plan_version, cap));
+        let fresh = || Arc::new(Budget::new(account.clone(), self.last_ctr.load(Acquire), plan_version, cap));
         let budget = Arc::clone(&self.budgets.entry(account.clone()).or_insert_with(fresh));
         budget.set_plan(plan_version, cap);
         budget
@@ -136,8 +139,8 @@ impl Node {
             }
             return Ok(());
         }
-        let now_ms = self.parts.clock.now_ms();
-        if budget.is_loaded() && budget.is_paused(now_ms) {
+        let now_ms = || self.parts.clock.now_ms();
+        if budget.is_loaded() && budget.is_paused(cost, now_ms()) {
             return Err(Short::Spent);
         }
         budget.reserve(cost, self.parts.wait, now_ms, || self.kick(budget)).await
@@ -173,7 +176,9 @@ impl Node {
             .filter(|entry| entry.is_loaded() && entry.holds_unspent())
             .map(|entry| Arc::clone(entry.value()))
             .collect();
-        holders.iter().for_each(|budget| budget.recall());
+        for budget in &holders {
+            budget.recall();
+        }
         self.settle(&holders).await;
     }
 
@@ -197,7 +202,13 @@ impl Node {
     /// Budgets leave memory when no tenant there points to them and the records hold all they counted.
     fn forget_resting(&self, now_ms: i64) {
         let since_ms = (now_ms - FORGET_AFTER_MS).min(self.shipped_ms.load(Relaxed));
-        self.budgets.retain(|_, budget| Arc::strong_count(budget) > 1 || !budget.is_at_rest(since_ms));
+        self.budgets.retain(|_, budget| {
+            let stays = Arc::strong_count(budget) > 1 || !budget.is_at_rest(since_ms);
+            if !stays {
+                self.last_ctr.fetch_max(budget.last_ctr(), AcqRel);
+            }
+            stays
+        });
     }
 
     fn idle_holders(&self, now_ms: i64) -> impl Iterator<Item = Arc<Budget>> {
@@ -228,7 +239,7 @@ impl Node {
                     Ok(totals) => budget.load(totals.own, totals.all),
                     Err(error) => {
                         tracing::warn!(%error, account = ?budget.account(), "cannot read an account's totals");
-                        budget.no_answer();
+                        budget.cannot_settle();
                         continue;
                     }
                 }
@@ -252,7 +263,11 @@ impl Node {
             }
             Err(error) => {
                 tracing::warn!(%error, accounts = asks.len(), "no answer from the ledger");
-                budgets.iter().for_each(|budget| budget.no_answer());
+                // What they have used is still to be said, also of those that are not used again.
+                self.active.lock().extend(asks.into_iter().map(|ask| ask.account));
+                for budget in budgets {
+                    budget.no_answer();
+                }
             }
         }
     }
@@ -265,7 +280,7 @@ fn count_settle(answers: &Result<Vec<super::Answer>, LedgerError>) {
         Err(LedgerError::Unknown(_)) => "unknown",
     };
     metrics::counter!("tollgate_ledger_settles_total", "result" => result).increment(1);
-    metrics::gauge!("tollgate_ledger_up").set(if answers.is_ok() { 1_u32 } else { 0_u32 });
+    metrics::gauge!("tollgate_ledger_up").set(u32::from(answers.is_ok()));
 }
 
 /// Carries the journal into the records: reads what is on the disk, folds it, flushes it, trims.
@@ -298,14 +313,40 @@ impl Shipper {
     /// [`ShipError`]: nothing is lost, the next call goes on.
     pub async fn ship(&mut self) -> Result<(), ShipError> {
         let started_ms = self.node.parts.clock.now_ms();
+        // Of a clock that was set back, "before" says nothing until this call has ended.
+        self.node.shipped_ms.fetch_min(started_ms, Relaxed);
         loop {
             let more = self.read_new()?;
             self.flush().await?;
             if !more {
                 self.node.shipped_ms.store(started_ms, Relaxed);
-                return Ok(());
+                return self.make_room();
             }
         }
+    }
+
+    /// On a full disk, what the records hold need not lie here too, however young it is.
+    fn make_room(&self) -> Result<(), ShipError> {
+        let journal = &self.node.parts.journal;
+        if journal.health() != Health::Full {
+            return Ok(());
+        }
+        for (worker, flushed_seq) in &self.read {
+            journal.trim(*worker, *flushed_seq, i64::MAX)?;
+        }
+        Ok(())
+    }
+
+    /// Records of this node's journal that are not in the records' database yet.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        let journal = &self.node.parts.journal;
+        let flushed = |worker| {
+            let waiting = self.unflushed.iter().find(|batch| batch.worker == worker).map(|batch| batch.from - 1);
+            waiting.or_else(|| self.read.get(&worker).copied()).unwrap_or(0)
+        };
+        let workers = journal.workers().into_iter();
+        workers.map(|worker| journal.written(worker).saturating_sub(flushed(worker))).sum()
     }
 
     /// Reads and folds new durable records; true if there may be more.
@@ -346,12 +387,13 @@ impl Shipper {
             *sums.entry((record.tenant, record.period, record.meter)).or_default() += record.units;
         }
         *noted = records.last().map_or(*noted, |last| last.seq.max(*noted));
+        let now_ms = self.node.parts.clock.now_ms();
         let mut active = self.node.active.lock();
         for ((tenant, period, meter), units) in sums {
             let Some(meter) = self.node.parts.journal.names().get(meter) else { continue };
             let account = Account { tenant, period, meter };
             if let Some(budget) = self.node.budgets.get(&account) {
-                budget.note_durable(units);
+                budget.note_durable(units, now_ms);
                 active.insert(account);
             }
         }
