@@ -170,6 +170,7 @@ pub async fn start(config: Config) -> io::Result<Sandbox> {
     let secret_key = config.secret_key.clone().unwrap_or_else(|| "sk_test_sandbox".to_owned());
     let shared = Arc::new(Shared::new(config, format!("http://{addr}"))?);
     let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
+    tasks.spawn(hooks::tick(Arc::clone(&shared), closing.clone()));
     tasks.spawn(hooks::deliver(Arc::clone(&shared), closing.clone(), tasks.clone()));
     tasks.spawn(http::accept(listener, Arc::clone(&shared), closing.clone(), tasks.clone()));
     Ok(Sandbox { addr, secret_key, shared, closing, tasks })

@@ -27,8 +27,11 @@ const NO_METHOD: Decline = Decline {
 
 /// Draft → open, or paid where nothing is due.
 pub(super) fn finalize(store: &mut Store, id: &str, charge: Charge) -> Result<(), ApiError> {
-    store.refresh_draft(id);
     let customer = store.invoices.need(id, "invoice")?.customer.clone();
+    // The balance as it is now: another draft may have used it since this one was made.
+    let balance = store.customers.get(&customer).map_or(0, |customer| customer.balance);
+    store.invoices.need_mut(id, "invoice")?.starting_balance = balance;
+    store.refresh_draft(id);
     let now = store.time_of(Some(&customer));
     let (payment, intent) = (store.ids.make("inpay"), store.ids.make("pi"));
     let number = store.next_invoice_number(&customer);
@@ -210,6 +213,10 @@ pub(super) fn void(store: &mut Store, id: &str) -> Result<(), ApiError> {
     let now = store.time_of(Some(&customer));
     let invoice = store.invoices.need_mut(id, "invoice")?;
     (invoice.status, invoice.voided_at, invoice.next_attempt) = (Status::Void, Some(now), None);
+    let used = invoice.ending_balance.map_or(0, |ending| ending - invoice.starting_balance);
+    if let Ok(customer) = store.customers.need_mut(&customer, "customer") {
+        customer.balance -= used;
+    }
     store.schedule_invoice(id);
     store.announce_object("invoice.voided", id);
     Ok(())

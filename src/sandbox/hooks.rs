@@ -40,13 +40,7 @@ struct Letter {
 pub(super) async fn deliver(shared: Arc<Shared>, closing: CancellationToken, tasks: TaskTracker) {
     let client: Http = Client::builder(TokioExecutor::new()).build_http();
     let room = Arc::new(Semaphore::new(IN_FLIGHT));
-    let mut tick = tokio::time::interval(TICK);
-    loop {
-        tokio::select! {
-            () = closing.cancelled() => return,
-            _ = tick.tick() => shared.tick(),
-            () = shared.mail.notified() => {}
-        }
+    while closing.run_until_cancelled(shared.mail.notified()).await.is_some() {
         loop {
             let Some(Ok(permit)) = closing.run_until_cancelled(Arc::clone(&room).acquire_owned()).await else { return };
             let Some(delivery) = shared.lock().store.outbox.next() else { break };
@@ -59,6 +53,15 @@ pub(super) async fn deliver(shared: Arc<Shared>, closing: CancellationToken, tas
                 }
             });
         }
+    }
+}
+
+/// Lets time pass, also when nobody calls and whatever deliveries take.
+pub(super) async fn tick(shared: Arc<Shared>, closing: CancellationToken) {
+    let mut tick = tokio::time::interval(TICK);
+    while closing.run_until_cancelled(tick.tick()).await.is_some() {
+        shared.tick();
+        shared.mail.notify_one();
     }
 }
 

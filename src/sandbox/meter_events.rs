@@ -347,6 +347,7 @@ impl Usage {
 mod tests {
     use super::*;
     use crate::sandbox::desk::{Desk, START_S, event};
+    use crate::sandbox::meter_totals::MeterTotal;
 
     const EVENTS: &str = "/v1/billing/meter_events";
     const ADJUSTMENTS: &str = "/v1/billing/meter_event_adjustments";

@@ -290,3 +290,53 @@ fn what_cannot_be_is_refused_and_nothing_is_made() {
     assert_eq!(shop.get("/v1/subscriptions?status=all")["data"], json!([]));
     assert_eq!(shop.get("/v1/invoices")["data"], json!([]));
 }
+
+#[test]
+fn an_end_before_the_first_payment_is_an_end() {
+    let mut shop = Shop::new("pm_card_chargeCustomerFail");
+    let id = shop.subscribe(&format!("&cancel_at={}", START_S + HOUR));
+    shop.to(START_S + DAY);
+    assert_eq!((shop.status(&id).as_str(), shop.invoices()), ("canceled", vec![("void".to_owned(), 3_100)]));
+}
+
+#[test]
+fn credit_is_used_once_and_comes_back_when_its_invoice_is_void() {
+    let mut shop = Shop::new("pm_card_visa");
+    let customer = format!("/v1/customers/{}", shop.customer);
+    shop.desk.make(&customer, "balance=-500");
+    let draft = |shop: &mut Shop| {
+        shop.desk.make("/v1/invoiceitems", &format!("customer={}&amount=300&currency=usd", shop.customer));
+        shop.desk.make(
+            "/v1/invoices",
+            &format!("customer={}&pending_invoice_items_behavior=include&currency=usd", shop.customer),
+        )
+    };
+    let (first, second) = (draft(&mut shop), draft(&mut shop));
+    let finalize = |shop: &mut Shop, id: &str| shop.desk.post(&format!("/v1/invoices/{id}/finalize"), "").1;
+    assert_eq!(finalize(&mut shop, &first)["status"], "paid");
+    let open = finalize(&mut shop, &second);
+    assert_eq!((&open["status"], &open["amount_due"]), (&json!("open"), &json!(100)));
+    assert_eq!(shop.get(&customer)["balance"], 0);
+    shop.desk.make(&format!("/v1/invoices/{second}/void"), "");
+    assert_eq!(shop.get(&customer)["balance"], -200);
+}
+
+#[test]
+fn a_plan_that_ends_with_its_year_bills_usage_by_the_month() {
+    let mut shop = Shop::new("pm_card_visa");
+    let year =
+        shop.desk.make("/v1/prices", "currency=usd&unit_amount=30000&recurring[interval]=year&product_data[name]=Year");
+    let body = format!("customer={}&items[0][price]={year}&items[1][price]={}", shop.customer, shop.usage);
+    assert_eq!(shop.desk.post("/v1/subscriptions", &body).0, 400, "not with `classic`");
+    let id =
+        shop.desk.make("/v1/subscriptions", &format!("{body}&billing_mode[type]=flexible&cancel_at_period_end=true"));
+    for month in 0..11 {
+        let start = crate::sandbox::cycle::later(START_S, crate::sandbox::cycle::Interval::Month, month);
+        shop.to((start + HOUR).max(START_S + 1));
+        shop.use_units("200", start + HOUR);
+    }
+    shop.to(START_S + 365 * DAY + HOUR);
+    assert_eq!(shop.status(&id), "canceled");
+    let invoices = shop.invoices();
+    assert_eq!((invoices.len(), invoices.iter().map(|(_, total)| total).sum::<i64>()), (13, 30_000 + 11 * 150));
+}

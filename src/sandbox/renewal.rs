@@ -9,7 +9,7 @@ use super::invoice_lines::Arrears;
 use super::invoices::{self, DRAFT_S, Reason};
 use super::store::Store;
 use super::subscription_end;
-use super::subscriptions::{Missing, Status, Subscription};
+use super::subscriptions::{INCOMPLETE_S, Missing, Status, Subscription};
 
 /// A draft waits at most this long for an endpoint to acknowledge `invoice.created`.
 const MAX_DRAFT_S: i64 = 72 * 3_600;
@@ -59,7 +59,7 @@ fn invoice(store: &mut Store, id: &str, at: i64) -> Result<(), ApiError> {
 /// The first thing that is due; [`run`] comes back for the next.
 fn subscription(store: &mut Store, id: &str, at: i64) -> Result<(), ApiError> {
     let known = store.subscriptions.need(id, "subscription")?.clone();
-    if known.status == Status::Incomplete {
+    if known.status == Status::Incomplete && at >= known.created + INCOMPLETE_S {
         return expire(store, &known, at);
     }
     if known.trial_warning_due(at) {
@@ -93,9 +93,6 @@ fn warn_of_invoice(store: &mut Store, known: &Subscription, end: i64) -> Result<
 }
 
 fn expire(store: &mut Store, known: &Subscription, at: i64) -> Result<(), ApiError> {
-    if at < known.created + super::subscriptions::INCOMPLETE_S {
-        return Ok(());
-    }
     store.subscriptions.need_mut(&known.id, "subscription")?.ended_at = Some(at);
     set_status(store, &known.id, Status::IncompleteExpired);
     match &known.latest_invoice {
