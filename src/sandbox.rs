@@ -16,7 +16,7 @@
 //! | `usage_records` | usage as it was before `2025-03-31.basil` |
 //! | `state` | the account in a file |
 //! | `cycle`, `proration`, `tiers`, `series`, `decimal` | periods, parts of periods, prices, aggregation. Pure |
-//! | `form`, `params`, `errors`, `shelf`, `expand`, `unfold` | bracket forms, typed parameters, Stripe's error envelope, ordered objects with cursors, expansion |
+//! | `form`, `params`, `errors`, `shelf`, `expand`, `unfold`, `search` | bracket forms, typed parameters, Stripe's error envelope, ordered objects with cursors, expansion, search |
 //!
 //! Everything below `http` and `control` is synchronous and takes `now`; the account is in memory, behind one mutex, and
 //! every part of it has a bound (see the constants named `MAX_…`). It listens without TLS and its control paths ask
@@ -76,6 +76,7 @@ mod promotion_codes;
 mod proration;
 mod renewal;
 mod route;
+mod search;
 mod series;
 mod setup_intents;
 mod shelf;

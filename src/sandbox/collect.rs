@@ -128,11 +128,11 @@ fn reopen(store: &mut Store, id: &str) {
     let owes = |invoice: &super::invoices::Invoice| {
         invoice.subscription.as_deref() == Some(id) && invoice.status == Status::Open && invoice.attempts > 0
     };
-    let still_owes = store.invoices.iter().any(owes);
+    let still_owes = || store.invoices.iter().any(owes);
     let Some(status) = store.subscriptions.get(id).map(|subscription| subscription.status) else { return };
     let waits = match status {
         subscriptions::Status::Incomplete => true,
-        subscriptions::Status::PastDue | subscriptions::Status::Unpaid => !still_owes,
+        subscriptions::Status::PastDue | subscriptions::Status::Unpaid => !still_owes(),
         subscriptions::Status::Trialing
         | subscriptions::Status::Active
         | subscriptions::Status::Canceled

@@ -10,9 +10,9 @@ use super::store::{Call, Legacy, Store};
 use super::unfold::Paths;
 use super::{
     announce, checkout, coupons, customers, events, invoice_api, invoice_items, meter_events, meters, payment_methods,
-    portal, portal_configurations, preview, prices, products, promotion_codes, setup_intents, subscription_create,
-    subscription_end, subscription_items, subscription_list, subscription_update, summaries, test_clocks, thin_events,
-    usage_records, webhook_endpoints,
+    portal, portal_configurations, preview, prices, products, promotion_codes, search, setup_intents,
+    subscription_create, subscription_end, subscription_items, subscription_list, subscription_update, summaries,
+    test_clocks, thin_events, usage_records, webhook_endpoints,
 };
 
 /// Carries out one call.
@@ -39,6 +39,9 @@ type Done = Option<Result<Value, ApiError>>;
 fn dispatch(store: &mut Store, method: &Method, segments: &[&str], call: Call) -> Done {
     let method = method.as_str();
     match segments {
+        ["v1", kind @ ("customers" | "products" | "prices" | "subscriptions" | "invoices"), "search"] => {
+            (method == "GET").then(|| search::search(store, call, kind))
+        }
         ["v1", "customers", rest @ ..] => customers_path(store, method, rest, call),
         ["v1", "products", rest @ ..] => products_path(store, method, rest, call),
         ["v1", "prices", rest @ ..] => prices_path(store, method, rest, call),
@@ -65,7 +68,6 @@ fn customers_path(store: &mut Store, method: &str, rest: &[&str], call: Call) ->
     Some(match (method, rest) {
         ("POST", []) => customers::create(store, call),
         ("GET", []) => customers::list_all(store, call),
-        ("GET", ["search"]) => return None,
         ("GET", [id]) => customers::retrieve(store, call, id),
         ("POST", [id]) => customers::update(store, call, id),
         ("DELETE", [id]) => customers::delete(store, call, id),
@@ -79,7 +81,6 @@ fn products_path(store: &mut Store, method: &str, rest: &[&str], call: Call) -> 
     Some(match (method, rest) {
         ("POST", []) => products::create(store, call),
         ("GET", []) => products::list_all(store, call),
-        ("GET", ["search"]) => return None,
         ("GET", [id]) => products::retrieve(store, call, id),
         ("POST", [id]) => products::update(store, call, id),
         ("DELETE", [id]) => products::delete(store, call, id),
@@ -91,7 +92,6 @@ fn prices_path(store: &mut Store, method: &str, rest: &[&str], call: Call) -> Do
     Some(match (method, rest) {
         ("POST", []) => prices::create(store, call),
         ("GET", []) => prices::list_all(store, call),
-        ("GET", ["search"]) => return None,
         ("GET", [id]) => prices::retrieve(store, call, id),
         ("POST", [id]) => prices::update(store, call, id),
         _ => return None,
@@ -162,7 +162,6 @@ fn subscriptions_path(store: &mut Store, method: &str, rest: &[&str], call: Call
     Some(match (method, rest) {
         ("POST", []) => subscription_create::create(store, call),
         ("GET", []) => subscription_list::list_all(store, call),
-        ("GET", ["search"]) => return None,
         ("GET", [id]) => subscription_list::retrieve(store, call, id),
         ("POST", [id]) => subscription_update::update(store, call, id),
         ("DELETE", [id]) => subscription_end::cancel(store, call, id),
@@ -190,7 +189,6 @@ fn invoices_path(store: &mut Store, method: &str, rest: &[&str], call: Call) -> 
         ("POST", []) => invoice_api::create(store, call),
         ("GET", []) => invoice_api::list_all(store, call),
         ("POST", ["create_preview"]) => preview::create(store, call),
-        ("GET", ["search"]) => return None,
         ("GET", [id]) => invoice_api::retrieve(store, call, id),
         ("POST", [id]) => invoice_api::update(store, call, id),
         ("DELETE", [id]) => invoice_api::delete(store, call, id),
@@ -274,6 +272,8 @@ fn answers_with(method: &Method, segments: &[&str]) -> Option<&'static str> {
         ["v1", "customers", _, "payment_methods", ..] | ["v1", "payment_methods", ..] => {
             ("payment_method", "*payment_method")
         }
+        ["v1", "products", "search"] => ("product", "*product"),
+        ["v1", "prices", "search"] => ("price", "*price"),
         ["v1", "customers", ..] => ("customer", "*customer"),
         ["v1", "setup_intents", ..] => ("setup_intent", "*setup_intent"),
         ["v1", "coupons", ..] => ("coupon", "*coupon"),
@@ -299,7 +299,7 @@ fn answers_with(method: &Method, segments: &[&str]) -> Option<&'static str> {
             | ["v1", "checkout", "sessions"]
             | ["v1", "billing_portal", "configurations"]
             | ["v1", "test_helpers", _]
-            | [.., "payment_methods" | "lines" | "line_items" | "usage_record_summaries"]
+            | [.., "search" | "payment_methods" | "lines" | "line_items" | "usage_record_summaries"]
     );
     Some(if is_list && ends_in_list { many } else { one })
 }

@@ -131,3 +131,34 @@ fn read(file: &File) -> io::Result<(Vec<Entry>, u64)> {
     }
     Ok((entries, whole))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_a_crash_cut_off_is_gone_and_the_next_one_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let (mut file, entries) = StateFile::open(&path).unwrap();
+        assert!(entries.is_empty());
+        file.append(&Entry::Begin { salt: "s".into() }).unwrap();
+        file.append(&Entry::Ahead { by_ms: 5 }).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+        let (mut file, entries) = StateFile::open(&path).unwrap();
+        assert!(matches!(entries.as_slice(), [Entry::Begin { .. }]), "{entries:?}");
+        file.append(&Entry::Ahead { by_ms: 7 }).unwrap();
+        let (_, entries) = StateFile::open(&path).unwrap();
+        assert!(matches!(entries.as_slice(), [Entry::Begin { .. }, Entry::Ahead { by_ms: 7 }]), "{entries:?}");
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_refused_and_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notes");
+        std::fs::write(&path, "dear diary\n").unwrap();
+        assert_eq!(StateFile::open(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "dear diary\n");
+    }
+}

@@ -11,7 +11,7 @@ use crate::judge::{Verdict, judge, judge_by, python, run};
 use crate::sandbox::{call, operations, refusals_answer_a_sound_call};
 
 /// What a month of billing needs besides customers, products, prices and meters.
-const EVERY_OPERATION: [&str; 69] = [
+const EVERY_OPERATION: [&str; 74] = [
     "DELETE /v1/coupons/{id}",
     "DELETE /v1/invoiceitems/{id}",
     "DELETE /v1/invoices/{id}",
@@ -24,6 +24,11 @@ const EVERY_OPERATION: [&str; 69] = [
     "GET /v1/checkout/sessions/{id}",
     "GET /v1/checkout/sessions/{id}/line_items",
     "GET /v1/coupons",
+    "GET /v1/customers/search",
+    "GET /v1/invoices/search",
+    "GET /v1/prices/search",
+    "GET /v1/products/search",
+    "GET /v1/subscriptions/search",
     "GET /v1/coupons/{id}",
     "GET /v1/customers/{id}/payment_methods",
     "GET /v1/customers/{id}/payment_methods/{id}",

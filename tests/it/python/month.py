@@ -113,6 +113,11 @@ same(stripe.PaymentMethod.modify(card.id, metadata={"a": "b"}).metadata["a"], "b
 expect(stripe.CardError, lambda: stripe.PaymentMethod.attach("pm_card_chargeDeclined", customer=acme.id),
        http_status=402, code="card_declined", decline_code="generic_decline")
 
+# everything is found by what was written on it
+same([c.id for c in stripe.Customer.search(query="email:'ops@acme.test'").data], [acme.id])
+same([p.id for p in stripe.Product.search(query="name:'Pro'").data], [pro.id])
+same([p.id for p in stripe.Price.search(query=f"product:'{starter.id}' AND unit_amount:'2900'").data], [starter_fee.id])
+
 # saving a card
 intent = stripe.SetupIntent.create(customer=acme.id, usage="off_session", payment_method_types=["card"])
 same(intent.status, "requires_payment_method")
@@ -158,6 +163,8 @@ same(sub["items"].data[0].price.product.name, "Starter")
 same(sub["items"].data[0].current_period_end, 1769904000)
 same(stripe.Coupon.retrieve("HALF").times_redeemed, 1)
 same([s.id for s in stripe.Subscription.list(customer=acme.id)], [sub.id])
+same([s.id for s in stripe.Subscription.search(query="metadata['tenant']:'acme'").data], [sub.id])
+same(len(stripe.Invoice.search(query=f"customer:'{acme.id}' AND status:'paid'").data), 1)
 same(kinds(type="customer.subscription.*"), ["customer.subscription.created", "customer.subscription.updated"])
 fee_item, use_item = sub["items"].data
 
