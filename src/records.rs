@@ -23,6 +23,7 @@ mod history;
 mod keys;
 #[cfg(test)]
 mod kit;
+mod locks;
 mod migrate;
 mod nodes;
 mod reports;

@@ -8,19 +8,19 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use sqlx::AnyConnection;
 
-use super::db::Durability;
+use super::db::{Durability, transact};
 use super::nodes::FLUSHED_SEQ;
 use super::rows::{self, Columns};
-use super::{Flushed, Records, RecordsError, Totals};
+use super::{Flushed, Records, RecordsError, Totals, locks};
 use crate::journal::{Batch, Outcome};
 use crate::testing::crash_point;
 use crate::units::{Account, NodeId};
 
+/// Also locks those that are there, in the order given: a second flusher waits here, before it reads anything.
 const BEGIN_JOURNALS: &str = "INSERT INTO journal (node, worker, flushed_seq) \
      SELECT e.value ->> 0, CAST(e.value ->> 1 AS BIGINT), 0 FROM json_each($1) AS e WHERE true \
-     ON CONFLICT (node, worker) DO NOTHING";
+     ON CONFLICT (node, worker) DO UPDATE SET flushed_seq = journal.flushed_seq";
 const ADVANCE: &str = "UPDATE journal SET flushed_seq = $4 WHERE node = $1 AND worker = $2 AND flushed_seq = $3 - 1";
-/// On PostgreSQL `ledger_gen` is read FOR SHARE.
 const ADD_USAGE: &str = "INSERT INTO usage (tenant, period, meter, node, total, flush_gen) \
      SELECT CAST(e.value ->> 0 AS BIGINT), CAST(e.value ->> 1 AS BIGINT), e.value ->> 2, e.value ->> 3, \
             CAST(e.value ->> 4 AS BIGINT), g.gen \
@@ -58,20 +58,7 @@ impl Records {
             return Ok(Vec::new());
         }
         crash_point("flush.before");
-        let mut write = self.db().write(Durability::PowerCut).await?;
-        begin_journals(write.on(), batches).await?;
-        let mut answers = Vec::with_capacity(batches.len());
-        let mut sums = Sums::default();
-        for batch in batches {
-            let answer = advance(write.on(), batch).await?;
-            if answer == Flushed::Applied {
-                sums.add(batch)?;
-            }
-            answers.push(answer);
-        }
-        sums.store(write.on(), now).await?;
-        crash_point("flush.before_commit");
-        write.commit().await?;
+        let answers = transact!(self.db(), Durability::PowerCut, |connection| count(connection, batches, now).await)?;
         crash_point("flush.after_commit");
         Ok(answers)
     }
@@ -94,6 +81,26 @@ fn check(batch: &Batch) -> Result<(), RecordsError> {
         return Ok(());
     }
     Err(RecordsError::Invalid(format!("a batch of records {} to {}", batch.from, batch.to)))
+}
+
+async fn count(
+    connection: &mut AnyConnection,
+    batches: &[Batch],
+    now: Timestamp,
+) -> Result<Vec<Flushed>, RecordsError> {
+    begin_journals(connection, batches).await?;
+    let mut answers = Vec::with_capacity(batches.len());
+    let mut sums = Sums::default();
+    for batch in batches {
+        let answer = advance(connection, batch).await?;
+        if answer == Flushed::Applied {
+            sums.add(batch)?;
+        }
+        answers.push(answer);
+    }
+    sums.store(connection, now).await?;
+    crash_point("flush.before_commit");
+    Ok(answers)
 }
 
 async fn begin_journals(connection: &mut AnyConnection, batches: &[Batch]) -> Result<(), RecordsError> {
@@ -152,8 +159,10 @@ impl<'a> Sums<'a> {
         let history: Vec<_> =
             self.history.iter().map(|(&(t, h, p, m, r, s, o, k), &(u, n))| (t, h, p, m, r, s, o, k, u, n)).collect();
         if !usage.is_empty() {
+            let accounts = rows::json(&accounts)?;
+            locks::flush(connection, &accounts).await?;
             sqlx::query(ADD_USAGE).bind(rows::json(&usage)?).execute(&mut *connection).await?;
-            let query = sqlx::query(MAKE_DUE).bind(rows::json(&accounts)?).bind(now.as_millisecond());
+            let query = sqlx::query(MAKE_DUE).bind(accounts).bind(now.as_millisecond());
             query.execute(&mut *connection).await?;
         }
         if !history.is_empty() {

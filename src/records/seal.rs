@@ -5,9 +5,9 @@ use sha2::{Digest, Sha256};
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
-use super::db::Durability;
+use super::db::{Durability, transact};
 use super::rows::{self, Columns};
-use super::{Due, Held, HeldState, Listed, Page, Records, RecordsError, Report, reports};
+use super::{Due, Held, HeldState, Listed, Page, Records, RecordsError, Report, locks, reports};
 use crate::testing::crash_point;
 use crate::units::Account;
 
@@ -38,7 +38,7 @@ const HELD: &str = concat!(
       WHERE t.stripe_customer_id IS NULL AND (a.tenant, a.period, a.meter) < ($1, $2, $3)) AS h \
      WHERE h.unreported > 0 ORDER BY h.tenant DESC, h.period DESC, h.meter DESC LIMIT $4"
 );
-/// On PostgreSQL the account's row is read FOR UPDATE.
+/// Read with the account's row locked: the sum and what is reported must be of one moment.
 const OPEN: &str = concat!(
     "SELECT a.reported, a.k, t.id, t.stripe_customer_id, ",
     total!(),
@@ -73,17 +73,18 @@ impl Records {
     /// the timestamp Stripe gets, inside the period. Whoever seals at the same time, each unit is in one report.
     pub async fn seal(&self, account: &Account, at: Timestamp, now: Timestamp) -> Result<Option<Report>, RecordsError> {
         crash_point("seal.before");
-        let mut write = self.db().write(Durability::PowerCut).await?;
-        let Some(open) = open(write.on(), account).await? else { return Ok(None) };
-        let Some(customer) = open.customer.clone() else { return Ok(None) };
-        if open.value > 0 {
-            let identifier = identifier(self.installation(), account, open.k, 0);
-            insert(write.on(), account, &open, (customer, identifier, at, now)).await?;
-        }
-        close(write.on(), account, &open).await?;
-        let report = reports::find(write.on(), account, open.k).await?.filter(|_| open.value > 0);
-        crash_point("seal.before_commit");
-        write.commit().await?;
+        let report = transact!(self.db(), Durability::PowerCut, |connection| {
+            let Some(open) = open(connection, account).await? else { return Ok(None) };
+            let Some(customer) = open.customer.clone() else { return Ok(None) };
+            if open.value > 0 {
+                let identifier = identifier(self.installation(), account, open.k, 0);
+                insert(connection, account, &open, (customer, identifier, at, now)).await?;
+            }
+            close(connection, account, &open).await?;
+            let report = reports::find(connection, account, open.k).await?.filter(|_| open.value > 0);
+            crash_point("seal.before_commit");
+            Ok(report)
+        })?;
         crash_point("seal.after_commit");
         Ok(report)
     }
@@ -99,6 +100,7 @@ struct Open {
 }
 
 async fn open(connection: &mut AnyConnection, account: &Account) -> Result<Option<Open>, RecordsError> {
+    locks::account(connection, account).await?;
     let query =
         sqlx::query(OPEN).bind(rows::int(account.tenant.0)?).bind(account.period.0).bind(account.meter.to_string());
     let Some(row) = query.fetch_optional(connection).await? else { return Ok(None) };
@@ -218,7 +220,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_due_is_not_looked_for_among_what_is_delivered() {
         let (_folder, records) = kit::records().await;
-        let plan = kit::plan(&records, DUE).await;
+        let Some(plan) = kit::plan(&records, DUE).await else { return };
         assert!(plan.contains("account_due") && plan.contains("report_pending_of_account"), "{plan}");
         assert!(!plan.contains("SCAN"), "{plan}");
     }
