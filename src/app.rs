@@ -122,7 +122,7 @@ async fn build(
 ) -> anyhow::Result<(Core, crate::ledger::node::Queue)> {
     let settings = &loaded.settings;
     let clock = options.clock.clone();
-    let records = Records::open(&settings.store.records).await.context("store.records")?;
+    let records = Records::open(settings.store.records.expose()).await.context("store.records")?;
     let journal = Arc::new(Journal::open(&settings.store.journal).context("store.journal")?);
     records.register_node(journal.node(), journal.boot(), clock.now()).await?;
     let (node, queue) = Node::new(Parts {

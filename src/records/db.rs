@@ -84,7 +84,7 @@ impl Db {
     /// Opens the database that `url` names; a file is made if it is missing.
     pub(super) async fn open(url: &str) -> Result<Self, RecordsError> {
         sqlx::any::install_default_drivers();
-        if ["postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
+        if is_postgres(url) {
             let [full, read] = postgres::pools(url).await?;
             return Ok(Self { engine: Engine::Postgres, normal: full.clone(), full, read, writing: None });
         }
@@ -132,6 +132,10 @@ impl Db {
         // The last to go: it checkpoints SQLite's write-ahead log into the file.
         self.full.close().await;
     }
+}
+
+pub(super) fn is_postgres(url: &str) -> bool {
+    ["postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme))
 }
 
 async fn begun(pool: &AnyPool, begin: &'static str) -> sqlx::Result<Lent> {

@@ -20,6 +20,7 @@ mod flush_seal;
 mod journal_crash;
 mod judge;
 mod ledger_contract;
+mod postgres;
 mod proxy;
 mod random;
 mod records_crash;

@@ -32,7 +32,7 @@ pub(super) async fn pools(url: &str) -> Result<[AnyPool; 2], RecordsError> {
     let options = PgConnectOptions::from_str(url)
         .map_err(|_| RecordsError::Invalid("the URL of the PostgreSQL database cannot be read".to_owned()))?;
     probe(&options).await?;
-    Ok([pool(url, WRITERS, "").await?, pool(url, READERS, READ_ONLY).await?])
+    Ok([pool(url, WRITERS, "")?, pool(url, READERS, READ_ONLY)?])
 }
 
 /// Where the server is, without who asks: for messages.
@@ -75,20 +75,20 @@ async fn version(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
 
 /// What a server that is there refuses for good is for the operator to change; anything else may pass.
 fn refused(place: &str, error: &sqlx::Error) -> RecordsError {
-    let code = error.as_database_error().and_then(|error| error.code());
-    let message = error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    let message = error.as_database_error().map_or_else(|| error.to_string(), |said| said.message().to_owned());
     match code.as_deref() {
         Some("28P01" | "28000") => RecordsError::Invalid(format!("{place} refuses user or password: {message}")),
         Some("3D000") => RecordsError::Invalid(format!("{place}: {message}; create it first")),
         Some("42501") => RecordsError::Invalid(format!("{place}: {message}")),
-        Some(_) | None => match error {
-            sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => RecordsError::Invalid(format!("{place}: {message}")),
-            _ => unavailable(format!("{place}: {message}")),
-        },
+        Some(_) | None if matches!(error, sqlx::Error::Tls(_) | sqlx::Error::Configuration(_)) => {
+            RecordsError::Invalid(format!("{place}: {message}"))
+        }
+        Some(_) | None => unavailable(format!("{place}: {message}")),
     }
 }
 
-async fn pool(url: &str, connections: u32, more: &'static str) -> Result<AnyPool, RecordsError> {
+fn pool(url: &str, connections: u32, more: &'static str) -> Result<AnyPool, RecordsError> {
     let options = AnyPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(PATIENCE)

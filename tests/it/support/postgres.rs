@@ -1,6 +1,12 @@
 //! A private PostgreSQL server: its own cluster in a temporary folder, on a free loopback port and a socket of its own,
 //! ended with its owner.
-#![allow(dead_code, reason = "unit tests and integration tests share this file, and neither uses all of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::missing_panics_doc,
+    reason = "unit tests and integration tests share this file, and neither uses all of it"
+)]
 
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -88,7 +94,7 @@ impl Postgres {
         for id in children(child.id()) {
             let id = rustix::process::Pid::from_raw(id).expect("a process");
             // It may have ended meanwhile.
-            drop(rustix::process::kill_process(id, what));
+            rustix::process::kill_process(id, what).ok();
         }
         signal(child, what);
     }
@@ -199,7 +205,7 @@ fn unprivileged_id() -> Option<u32> {
 }
 
 fn signal(child: &Child, what: rustix::process::Signal) {
-    drop(rustix::process::kill_process(rustix::process::Pid::from_child(child), what));
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), what).ok();
 }
 
 fn children(of: u32) -> Vec<i32> {
