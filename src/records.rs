@@ -8,16 +8,17 @@
 //! position (`e.value ->> 0`). PostgreSQL reads the same text: its migrations define `json_each(text)` and `unhex(text)`.
 //! SQLite has one writer at a time; PostgreSQL has many, and `locks` holds what each of them must lock first.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::pricing::Status;
-use crate::units::{Account, KeyNum, TenantNum};
+use crate::units::{Account, KeyNum, NodeId, TenantNum};
 
 mod anchor;
 mod audit;
+mod claims;
 mod db;
 mod flush;
 mod history;
@@ -44,6 +45,8 @@ struct Inner {
     db: db::Db,
     /// Made with the database: keeps the report identifiers of two installations on one Stripe account apart.
     installation: String,
+    /// Who works here, once it has registered.
+    claimant: OnceLock<NodeId>,
 }
 
 impl Records {
@@ -57,7 +60,7 @@ impl Records {
     pub async fn open(url: &str) -> Result<Self, RecordsError> {
         let db = db::Db::open(url).await?;
         let installation = migrate::migrate(&db).await?;
-        Ok(Self { inner: Arc::new(Inner { db, installation }) })
+        Ok(Self { inner: Arc::new(Inner { db, installation, claimant: OnceLock::new() }) })
     }
 
     /// Closes all connections, after what is running on them; later calls fail as unavailable.

@@ -7,8 +7,10 @@ use sqlx::{AnyConnection, AnyPool};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::RecordsError;
+use circuit::Circuit;
 use lent::{Lent, Reader, within};
 
+mod circuit;
 mod lent;
 mod outcome;
 mod postgres;
@@ -76,6 +78,7 @@ pub(super) struct Db {
     full: AnyPool,
     normal: AnyPool,
     read: AnyPool,
+    circuit: Circuit,
     /// SQLite has one writer; waiting here in line is fair, waiting in SQLite is not.
     writing: Option<Arc<Mutex<()>>>,
 }
@@ -86,10 +89,24 @@ impl Db {
         sqlx::any::install_default_drivers();
         if is_postgres(url) {
             let [full, read] = postgres::pools(url).await?;
-            return Ok(Self { engine: Engine::Postgres, normal: full.clone(), full, read, writing: None });
+            return Ok(Self {
+                engine: Engine::Postgres,
+                normal: full.clone(),
+                full,
+                read,
+                circuit: Circuit::default(),
+                writing: None,
+            });
         }
         let [full, normal, read] = sqlite::pools(url).await?;
-        Ok(Self { engine: Engine::Sqlite, full, normal, read, writing: Some(Arc::default()) })
+        Ok(Self {
+            engine: Engine::Sqlite,
+            full,
+            normal,
+            read,
+            circuit: Circuit::default(),
+            writing: Some(Arc::default()),
+        })
     }
 
     pub(super) fn engine(&self) -> Engine {
@@ -98,7 +115,7 @@ impl Db {
 
     /// For statements that change nothing.
     pub(super) fn read(&self) -> Reader<'_> {
-        Reader(&self.read)
+        Reader { pool: &self.read, circuit: &self.circuit }
     }
 
     /// Begins a write transaction; dropped without [`Write::commit`] it never was.
@@ -117,13 +134,20 @@ impl Db {
         };
         let mut attempt = 1;
         loop {
-            match begun(pool, begin).await.map_err(RecordsError::from) {
+            match self.begun(pool, begin).await.map_err(RecordsError::from) {
                 Ok(lent) => return Ok(Write { lent, _turn: turn }),
                 // A connection that was lost while it rested; the pool opens another one.
                 Err(error) if may_pass(&error, attempt).await => attempt += 1,
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    async fn begun(&self, pool: &AnyPool, begin: &'static str) -> sqlx::Result<Lent> {
+        let mut lent = Lent::from(pool, &self.circuit).await?;
+        let begun = within(PATIENCE, sqlx::raw_sql(begin).execute(&mut *lent)).await;
+        begun.inspect_err(|error| self.circuit.note(error))?;
+        Ok(lent)
     }
 
     pub(super) async fn close(&self) {
@@ -136,12 +160,6 @@ impl Db {
 
 pub(super) fn is_postgres(url: &str) -> bool {
     ["postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme))
-}
-
-async fn begun(pool: &AnyPool, begin: &'static str) -> sqlx::Result<Lent> {
-    let mut lent = Lent::from(pool).await?;
-    within(PATIENCE, sqlx::raw_sql(begin).execute(&mut *lent)).await?;
-    Ok(lent)
 }
 
 /// The statements of a transaction, for as long as anybody may wait for them.

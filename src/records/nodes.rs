@@ -26,16 +26,18 @@ impl Records {
     /// [`RecordsError::Invalid`] if it has already been here with a later `boot`: its directory is an old copy, and a
     /// second life under the same id would spend and count what the first one did.
     pub async fn register_node(&self, node: &NodeId, boot: u32, now: Timestamp) -> Result<(), RecordsError> {
-        transact!(self.db(), Durability::PowerCut, |connection| {
+        let newer = transact!(self.db(), Durability::PowerCut, |connection| {
             let query = sqlx::query(REGISTER).bind(node.0.to_string()).bind(i64::from(boot)).bind(now.as_millisecond());
-            if query.execute(connection).await?.rows_affected() > 0 {
-                return Ok(());
-            }
-            Err(RecordsError::Invalid(format!(
+            Ok(query.execute(connection).await?.rows_affected() > 0)
+        })?;
+        if !newer {
+            return Err(RecordsError::Invalid(format!(
                 "node {} has been started since its journal directory was copied (boot {boot})",
                 node.0
-            )))
-        })
+            )));
+        }
+        self.claims_for(node);
+        Ok(())
     }
 
     /// Says that a node is alive.

@@ -31,12 +31,27 @@ macro_rules! this {
 const ONE: &str = concat!(select!(), "WHERE r.tenant = $1 AND r.period = $2 AND r.meter = $3 AND r.k = $4");
 /// Of each customer and meter the one that has been tried, else the oldest; overall the longest untried first, so
 /// that reports that are stuck never fill the limit.
-const OPEN: &str = concat!(
-    select!(),
-    "WHERE r.state = 'pending' AND (r.claimed_until IS NULL OR r.claimed_until <= $1) AND NOT EXISTS \
-       (SELECT 1 FROM report AS o WHERE o.state = 'pending' AND o.customer = r.customer AND o.meter = r.meter \
-        AND (o.first_try IS NULL, o.num) < (r.first_try IS NULL, r.num)) \
-     ORDER BY r.last_try IS NOT NULL, r.last_try, r.num LIMIT $2"
+macro_rules! open {
+    ($claim:literal) => {
+        concat!(
+            "WHERE r.state = 'pending' AND ",
+            $claim,
+            " AND NOT EXISTS \
+               (SELECT 1 FROM report AS o WHERE o.state = 'pending' AND o.customer = r.customer AND o.meter = r.meter \
+                AND (o.first_try IS NULL, o.num) < (r.first_try IS NULL, r.num)) \
+             ORDER BY r.last_try IS NOT NULL, r.last_try, r.num LIMIT $2 "
+        )
+    };
+}
+
+const OPEN: &str = concat!(select!(), open!("(r.claimed_until IS NULL OR r.claimed_until <= $1)"));
+/// PostgreSQL only, as [`CLAIM`].
+const CLAIMED: &str = concat!(select!(), open!("r.claimed_until > $1 AND r.claimed_by = $3"));
+/// Nodes pass over what another one is about to claim or to answer.
+const CLAIM: &str = concat!(
+    "UPDATE report SET claimed_until = $4, claimed_by = $3 FROM (SELECT r.num FROM report AS r ",
+    open!("(r.claimed_until IS NULL OR r.claimed_until <= $1)"),
+    "FOR UPDATE OF r SKIP LOCKED) AS c WHERE report.num = c.num"
 );
 const NEWEST: &str = list!("");
 const NEWEST_OF_STATE: &str = list!("AND r.state = $3 ");
@@ -71,7 +86,7 @@ const KEEP_PAST: &str = "INSERT INTO report_past (identifier, report, replaced_a
      AND identifier = $5 AND state <> 'delivered'";
 const RENEW: &str = concat!(
     "UPDATE report SET identifier = $6, renewals = renewals + 1, state = 'pending', suffix = 0, first_try = NULL, \
-     last_try = NULL, answered_at = NULL, customer = COALESCE((SELECT t.stripe_customer_id FROM tenant AS t \
+     last_try = NULL, answered_at = NULL, claimed_until = NULL, customer = COALESCE((SELECT t.stripe_customer_id FROM tenant AS t \
      WHERE t.num = report.tenant), customer) WHERE ",
     this!(),
     "AND identifier = $5"
@@ -82,9 +97,18 @@ const DELIVERED_BETWEEN: &str = "SELECT CAST(COALESCE(SUM(value), 0) AS BIGINT) 
 
 impl Records {
     /// Unanswered reports that may be sent now: at most one per customer and meter, whatever the tenant or period.
+    ///
+    /// On PostgreSQL a registered node claims them for two minutes, so that the others send other ones; then whoever
+    /// comes first does, so that a node that cannot reach Stripe holds up none for long.
     pub async fn open_reports(&self, now: Timestamp, limit: u32) -> Result<Vec<Report>, RecordsError> {
-        let query = sqlx::query(OPEN).bind(now.as_millisecond()).bind(i64::from(limit));
-        query.fetch_all(self.db().read()).await?.iter().map(report).collect()
+        let found = match self.claimant() {
+            Some(node) => self.claimed([CLAIM, CLAIMED], node, now, limit).await?,
+            None => {
+                let query = sqlx::query(OPEN).bind(now.as_millisecond()).bind(i64::from(limit));
+                query.fetch_all(self.db().read()).await?
+            }
+        };
+        found.iter().map(report).collect()
     }
 
     /// Notes an attempt, before its first byte goes out; the report as it is then. `None`: do not send, it has been

@@ -20,15 +20,39 @@ macro_rules! total {
 
 /// One unanswered report per account is enough: what comes meanwhile goes into the next one, so that a day without
 /// Stripe leaves one report behind, not a thousand.
-const DUE: &str = concat!(
-    "SELECT a.tenant, a.period, a.meter, a.due_at, t.id, t.stripe_customer_id, ",
-    total!(),
-    " - a.reported AS unreported \
-     FROM account AS a JOIN tenant AS t ON t.num = a.tenant \
-     WHERE a.due_at <= $1 AND (a.claimed_until IS NULL OR a.claimed_until <= $1) AND t.stripe_customer_id IS NOT NULL \
-       AND NOT EXISTS (SELECT 1 FROM report AS r WHERE r.tenant = a.tenant AND r.period = a.period \
-           AND r.meter = a.meter AND r.state = 'pending') \
-     ORDER BY a.due_at LIMIT $2"
+macro_rules! due {
+    ($claim:literal) => {
+        concat!(
+            " FROM account AS a JOIN tenant AS t ON t.num = a.tenant \
+             WHERE a.due_at <= $1 AND ",
+            $claim,
+            " AND t.stripe_customer_id IS NOT NULL \
+               AND NOT EXISTS (SELECT 1 FROM report AS r WHERE r.tenant = a.tenant AND r.period = a.period \
+                   AND r.meter = a.meter AND r.state = 'pending') \
+             ORDER BY a.due_at LIMIT $2 "
+        )
+    };
+}
+macro_rules! select_due {
+    ($claim:literal) => {
+        concat!(
+            "SELECT a.tenant, a.period, a.meter, a.due_at, t.id, t.stripe_customer_id, ",
+            total!(),
+            " - a.reported AS unreported",
+            due!($claim)
+        )
+    };
+}
+
+const DUE: &str = select_due!("(a.claimed_until IS NULL OR a.claimed_until <= $1)");
+/// PostgreSQL only, as [`CLAIM`].
+const CLAIMED: &str = select_due!("a.claimed_until > $1 AND a.claimed_by = $3");
+/// Nodes pass over what another one is about to claim, seal or flush.
+const CLAIM: &str = concat!(
+    "UPDATE account SET claimed_until = $4, claimed_by = $3 FROM (SELECT a.tenant, a.period, a.meter",
+    due!("(a.claimed_until IS NULL OR a.claimed_until <= $1)"),
+    "FOR UPDATE OF a SKIP LOCKED) AS c \
+     WHERE account.tenant = c.tenant AND account.period = c.period AND account.meter = c.meter"
 );
 const HELD: &str = concat!(
     "SELECT h.tenant, h.period, h.meter, h.id, h.unreported FROM \
@@ -47,15 +71,23 @@ const OPEN: &str = concat!(
 );
 const INSERT: &str = "INSERT INTO report (tenant, period, meter, k, customer, identifier, value, at, state, sealed_at) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'pending', $9)";
-const CLOSE: &str = "UPDATE account SET reported = reported + $4, k = $5, due_at = NULL \
+const CLOSE: &str = "UPDATE account SET reported = reported + $4, k = $5, due_at = NULL, claimed_until = NULL \
      WHERE tenant = $1 AND period = $2 AND meter = $3";
 
 impl Records {
     /// Accounts with a customer, whose oldest unreported usage came at or before `now`, and which have no unanswered
     /// report; the oldest first. A caller that leaves a window between reports says `now - window`.
+    ///
+    /// On PostgreSQL a registered node claims them for two minutes, so that the others work on other ones.
     pub async fn due_accounts(&self, now: Timestamp, limit: u32) -> Result<Vec<Due>, RecordsError> {
-        let query = sqlx::query(DUE).bind(now.as_millisecond()).bind(i64::from(limit));
-        query.fetch_all(self.db().read()).await?.iter().map(due).collect()
+        let found = match self.claimant() {
+            Some(node) => self.claimed([CLAIM, CLAIMED], node, now, limit).await?,
+            None => {
+                let query = sqlx::query(DUE).bind(now.as_millisecond()).bind(i64::from(limit));
+                query.fetch_all(self.db().read()).await?
+            }
+        };
+        found.iter().map(due).collect()
     }
 
     /// Accounts whose tenants have usage but no Stripe customer: reported once there is one.

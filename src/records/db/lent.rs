@@ -11,6 +11,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyConnection, AnyPool, Either, Execute, Executor, SqlStr};
 
 use super::PATIENCE;
+use super::circuit::Circuit;
 
 /// A connection that goes back to its pool only if nothing is under way on it; otherwise it is closed, and the database
 /// undoes its transaction. One to a server that stopped answering would take up its pool's room for ever.
@@ -21,8 +22,8 @@ pub(super) struct Lent {
 }
 
 impl Lent {
-    pub(super) async fn from(pool: &AnyPool) -> sqlx::Result<Self> {
-        Ok(Self { connection: Some(pool.acquire().await?), at_rest: false })
+    pub(super) async fn from(pool: &AnyPool, circuit: &Circuit) -> sqlx::Result<Self> {
+        Ok(Self { connection: Some(circuit.connection(pool).await?), at_rest: false })
     }
 
     /// Nothing is under way any more.
@@ -63,14 +64,20 @@ pub(super) async fn within<T>(patience: Duration, work: impl Future<Output = sql
 
 /// Where statements run that change nothing; each on a connection of its own, and not for ever.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::records) struct Reader<'p>(pub(super) &'p AnyPool);
+pub(in crate::records) struct Reader<'p> {
+    pub(super) pool: &'p AnyPool,
+    pub(super) circuit: &'p Circuit,
+}
 
 type Step = Either<AnyQueryResult, AnyRow>;
 
 impl Reader<'_> {
     async fn steps<'q>(self, query: impl Execute<'q, Any> + 'q) -> sqlx::Result<Vec<Step>> {
-        let mut lent = Lent::from(self.0).await?;
+        let mut lent = Lent::from(self.pool, self.circuit).await?;
         let steps = within(PATIENCE, lent.fetch_many(query).try_collect()).await;
+        if let Err(error) = &steps {
+            self.circuit.note(error);
+        }
         if steps.as_ref().map_or_else(|error| error.as_database_error().is_some(), |_| true) {
             lent.rests();
         }
@@ -102,6 +109,6 @@ impl<'p> Executor<'p> for Reader<'p> {
     where
         'p: 'e,
     {
-        self.0.prepare_with(sql, parameters)
+        self.pool.prepare_with(sql, parameters)
     }
 }

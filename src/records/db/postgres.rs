@@ -14,6 +14,8 @@ const OLDEST: i32 = 140_000;
 /// Connections of one node at most: a dozen nodes fit in a server's usual 100.
 const WRITERS: u32 = 4;
 const READERS: u32 = 4;
+/// Longest wait for a connection: a look-up of a key does not wait longer either.
+const CONNECTING: Duration = Duration::from_secs(2);
 /// A connection that rested longer is tested before it is lent.
 const RESTED: Duration = Duration::from_secs(1);
 
@@ -91,7 +93,7 @@ fn refused(place: &str, error: &sqlx::Error) -> RecordsError {
 fn pool(url: &str, connections: u32, more: &'static str) -> Result<AnyPool, RecordsError> {
     let options = AnyPoolOptions::new()
         .max_connections(connections)
-        .acquire_timeout(PATIENCE)
+        .acquire_timeout(CONNECTING)
         .idle_timeout(Duration::from_secs(600))
         .max_lifetime(Duration::from_secs(1800))
         .test_before_acquire(false)

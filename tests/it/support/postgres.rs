@@ -11,10 +11,12 @@
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Names the server to tests that run in a child process of another test, which owns it.
 pub const VARIABLE: &str = "TOLLGATE_TEST_POSTGRES";
+const PREFIX: &str = "tollgate-postgres-";
 const PASSWORD: &str = "only-in-tests";
 
 pub struct Postgres {
@@ -24,10 +26,27 @@ pub struct Postgres {
     child: Option<Child>,
 }
 
+/// The server that tests of this binary share, which ends with the process. For databases of their own.
+pub fn shared() -> &'static Postgres {
+    static SHARED: OnceLock<Postgres> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        // The server ends with the thread that started it, so that one stays.
+        std::thread::spawn(move || {
+            sender.send(Postgres::start()).expect("it is waited for");
+            loop {
+                std::thread::park();
+            }
+        });
+        receiver.recv().expect("the server starts")
+    })
+}
+
 impl Postgres {
     /// Makes a cluster and starts its server.
     pub fn start() -> Self {
-        let folder = tempfile::Builder::new().prefix("tollgate-postgres-").tempdir().expect("a temporary folder");
+        sweep();
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir().expect("a temporary folder");
         let bin = bin();
         let server = Self { port: free_port(), child: None, bin, folder };
         server.initialise();
@@ -177,7 +196,7 @@ pub fn is_there() -> bool {
 
 /// Runs tests of this binary whose names contain one of `filters` in a process of their own, over a server of their own.
 pub fn run_over_postgres(filters: &[&str], skip: &[&str]) {
-    let server = Postgres::start();
+    let server = shared();
     let mut command = Command::new(std::env::current_exe().expect("this binary has a path"));
     command.args(filters).args(skip.iter().flat_map(|name| ["--skip", name])).env(VARIABLE, server.server());
     let done = command.output().expect("this binary runs");
@@ -202,6 +221,19 @@ fn bin() -> PathBuf {
 /// Whom PostgreSQL runs as if this is root: nobody.
 fn unprivileged_id() -> Option<u32> {
     rustix::process::geteuid().is_root().then_some(65_534)
+}
+
+/// Deletes what earlier processes had no time to delete.
+fn sweep() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+        let age = entry.metadata().and_then(|data| data.modified()).ok().and_then(|at| at.elapsed().ok());
+        let id = std::fs::read_to_string(entry.path().join("data/postmaster.pid")).unwrap_or_default();
+        let alive = id.lines().next().is_some_and(|id| Path::new("/proc").join(id).exists());
+        if ours && !alive && age.is_some_and(|age| age > Duration::from_secs(300)) {
+            std::fs::remove_dir_all(entry.path()).ok();
+        }
+    }
 }
 
 fn signal(child: &Child, what: rustix::process::Signal) {
