@@ -32,6 +32,9 @@ mod load;
 #[path = "support/origin.rs"]
 mod origin;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Requests of one round.
 const REQUESTS: u64 = 40_000;
 const ROUNDS: usize = 9;

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
@@ -128,7 +129,7 @@ pub struct Accounts {
     node: Arc<Node>,
     clock: Clock,
     control: Handle,
-    keys: DashMap<KeyHash, Slot>,
+    keys: DashMap<KeyHash, Slot, RandomState>,
     tenants: DashMap<TenantNum, Arc<Entry>>,
     by_id: DashMap<Arc<str>, TenantNum>,
     stripes: Vec<tokio::sync::Mutex<()>>,
@@ -143,7 +144,7 @@ impl Accounts {
             node,
             clock,
             control,
-            keys: DashMap::new(),
+            keys: DashMap::with_hasher(RandomState::default()),
             tenants: DashMap::new(),
             by_id: DashMap::new(),
             stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),

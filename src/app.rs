@@ -138,7 +138,7 @@ async fn build(
     let accounts = Arc::new(Accounts::new(records.clone(), Arc::clone(&node), clock.clone(), control.clone()));
     let first = reload::activate(&loaded, &records, &journal, &clock).await?;
     let gateway = Arc::new(Gateway {
-        snapshot: arc_swap::ArcSwap::new(first.snapshot),
+        snapshot: Arc::new(arc_swap::ArcSwap::new(first.snapshot)),
         accounts,
         node: Arc::clone(&node),
         clock: clock.clone(),
@@ -240,7 +240,7 @@ impl Running {
     /// Ends in order: no new connections, requests in flight end, everything is settled and flushed.
     pub fn stop(self) {
         tracing::info!("draining");
-        self.drain.stop.cancel();
+        self.drain.begin();
         self.workers.join(&self.drain, DRAIN_DEADLINE);
         self.drain.cut.cancel();
         self.background.close();

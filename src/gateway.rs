@@ -1,12 +1,11 @@
 //! One request, top to bottom: route, identify, admit, forward; then the answer with what it cost.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Cache};
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, UPGRADE};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
@@ -20,7 +19,7 @@ use crate::meter::Exchange;
 use crate::meter::body::Durability;
 use crate::pricing::Matched;
 use crate::units::NameId;
-use crate::upstream::{Origin, Pool};
+use crate::upstream::Pool;
 
 pub mod admit;
 pub mod announce;
@@ -36,7 +35,8 @@ pub use refusal::Refusal;
 pub use reply::Reply;
 pub use snapshot::Snapshot;
 
-use forward::{Answered, Forward, Told};
+use announce::Audience;
+use forward::{Answered, Forward, Peer, Told};
 use identify::Caller;
 use stats::Stats;
 
@@ -58,7 +58,7 @@ pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-ho
 /// What all workers share.
 pub struct Gateway {
     /// Configuration, prices and routes; one load holds for a whole request.
-    pub snapshot: ArcSwap<Snapshot>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Tenants and keys.
     pub accounts: Arc<Accounts>,
     /// Budgets.
@@ -85,6 +85,35 @@ pub struct Lane {
     pub stats: RefCell<Stats>,
     /// Makes request ids.
     pub ids: reply::RequestIds,
+    /// The snapshot as this worker last saw it: a look at it costs no count that cores share.
+    pub current: RefCell<Current>,
+}
+
+/// A snapshot under a count of its worker's own.
+struct Held(Arc<Snapshot>);
+
+/// A worker's view of the shared snapshot.
+pub struct Current {
+    cache: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    held: Rc<Held>,
+}
+
+impl Current {
+    /// A view that follows `shared`.
+    #[must_use]
+    pub fn new(shared: Arc<ArcSwap<Snapshot>>) -> Self {
+        let mut cache = Cache::new(shared);
+        let held = Rc::new(Held(Arc::clone(cache.load())));
+        Self { cache, held }
+    }
+
+    fn get(&mut self) -> Rc<Held> {
+        let now = self.cache.load();
+        if !Arc::ptr_eq(now, &self.held.0) {
+            self.held = Rc::new(Held(Arc::clone(now)));
+        }
+        Rc::clone(&self.held)
+    }
 }
 
 /// A request's route under the snapshot that holds for it.
@@ -102,26 +131,27 @@ pub struct Priced<'a> {
 struct Call<'a> {
     lane: &'a Rc<Lane>,
     snapshot: &'a Snapshot,
-    peer: SocketAddr,
+    peer: &'a Peer,
     id: HeaderValue,
     started: Instant,
 }
 
 /// Answers one request. Never fails: what goes wrong is an answer too.
-pub async fn serve(lane: &Rc<Lane>, peer: SocketAddr, request: Request<Incoming>) -> Response<Reply> {
+pub async fn serve(lane: &Rc<Lane>, peer: &Peer, request: Request<Incoming>) -> Response<Reply> {
     let started = Instant::now();
-    let snapshot = lane.gateway.snapshot.load_full();
+    let held = lane.current.borrow_mut().get();
+    let snapshot = &*held.0;
     let id = lane.ids.of(request.headers());
     let origin = request.headers().get(ORIGIN).cloned();
-    let call = Call { lane, snapshot: &snapshot, peer, id: id.clone(), started };
+    let call = Call { lane, snapshot, peer, id: id.clone(), started };
     let (route, answer) = call.run(request).await;
     match answer {
         Ok((response, origin_time)) => {
-            lane.stats.borrow_mut().answered(&snapshot, route, response.status(), started.elapsed(), origin_time);
+            lane.stats.borrow_mut().answered(snapshot, route, response.status(), started.elapsed(), origin_time);
             response
         }
         Err(refusal) => {
-            lane.stats.borrow_mut().refused(&snapshot, route, &refusal, started.elapsed());
+            lane.stats.borrow_mut().refused(snapshot, route, &refusal);
             refusal.response(&id, origin)
         }
     }
@@ -151,7 +181,7 @@ impl Call<'_> {
             return Err(Refusal::BadRequest("CONNECT is not served here."));
         }
         let identity = &self.snapshot.identity;
-        let presented = identify::take_credentials(&mut parts, identity, self.peer.ip());
+        let presented = identify::take_credentials(&mut parts, identity, self.peer.address);
         if priced.matched.route.public || is_preflight(&parts) {
             return self.forward(parts, body, None, None).await;
         }
@@ -162,11 +192,11 @@ impl Call<'_> {
     async fn metered(&self, parts: Parts, body: Incoming, priced: &Priced<'_>, caller: &Caller) -> Answer {
         let now_ms = self.lane.gateway.clock.now_ms();
         let admitted = admit::admit(self.lane, caller, priced, &parts.method, parts.uri.path(), now_ms).await?;
-        let origin = parts.headers.get(ORIGIN).cloned();
+        let audience = if parts.headers.contains_key(ORIGIN) { Audience::Browser } else { Audience::Program };
         let announced = announce::Announced::of(&admitted, now_ms);
         let (mut response, origin_time) =
             self.forward(parts, body, Some(&admitted.state), Some(admitted.exchange)).await?;
-        announced.write(&mut response, &self.id, origin.is_some());
+        announced.write(&mut response, priced, &self.id, audience);
         Ok((response, origin_time))
     }
 
@@ -181,20 +211,20 @@ impl Call<'_> {
         let Some(upstream) = self.snapshot.upstream(host.unwrap_or_default(), parts.uri.path()) else {
             return Err(Refusal::NoUpstream);
         };
-        let origin = Origin::of(upstream.next_origin());
+        let origin = upstream.next_origin();
         let told = Told {
             state,
             request_id: &self.id,
-            peer: self.peer.ip(),
-            believe_peer: self.snapshot.is_trusted(self.peer.ip()),
+            peer: self.peer,
+            believe_peer: self.snapshot.is_trusted(self.peer.address),
         };
         if parts.headers.contains_key(UPGRADE) {
-            let upgrade = upgrade::Upgrade { upstream: &upstream.settings, origin: &origin, exchange };
+            let upgrade = upgrade::Upgrade { upstream: &upstream.settings, origin, exchange };
             return upgrade.run(parts, body, &told, self.lane).await.map(|r| (r, self.started.elapsed()));
         }
         let method = parts.method.clone();
-        forward::prepare(&mut parts, &body, &told, &origin);
-        let forward = Forward { lane: self.lane, upstream: &upstream.settings, origin: &origin, exchange };
+        forward::prepare(&mut parts, &body, &told, origin);
+        let forward = Forward { lane: self.lane, upstream: &upstream.settings, origin, exchange };
         let answered: Answered = forward.send(parts, body).await?;
         let origin_time = answered.origin_time;
         let timeouts = &upstream.settings.timeouts;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::task::Poll;
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -18,7 +19,9 @@ use tokio::task::LocalSet;
 
 use crate::config::settings::Limits;
 use crate::drain::Drain;
+use crate::gateway::forward::Peer;
 use crate::gateway::{self, Lane};
+use crate::upstream::SWEEP;
 
 pub mod stream;
 
@@ -26,8 +29,6 @@ use stream::Stream;
 
 /// How long accepting pauses when the system is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Idle connections to origins are looked over this often.
-const SWEEP: Duration = Duration::from_secs(10);
 
 /// Connections of the process, counted against their limits.
 #[derive(Debug, Default)]
@@ -105,15 +106,18 @@ impl Worker {
             () = local => {}
             () = self.drain.cut.cancelled() => {}
         }
+        lane.stats.borrow_mut().hand_over();
         Ok(())
     }
 
     async fn accept(&self, listener: TcpListener, lane: Rc<Lane>) {
         let mut sweep = tokio::time::interval(SWEEP);
+        let mut second = tokio::time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {
                 () = self.drain.stop.cancelled() => return,
                 _ = sweep.tick() => lane.pool.sweep(),
+                _ = second.tick() => lane.stats.borrow_mut().hand_over(),
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => self.spawn(stream, peer, &lane),
                     Err(error) => {
@@ -141,9 +145,10 @@ impl Worker {
 
     async fn connection(self, stream: TcpStream, peer: SocketAddr, lane: Rc<Lane>) -> anyhow::Result<()> {
         stream.set_nodelay(true)?;
+        let client = Rc::new((lane, Peer::new(peer.ip())));
         let service = service_fn(move |request| {
-            let lane = Rc::clone(&lane);
-            async move { Ok::<_, Infallible>(gateway::serve(&lane, peer, request).await) }
+            let client = Rc::clone(&client);
+            async move { Ok::<_, Infallible>(gateway::serve(&client.0, &client.1, request).await) }
         });
         let mut builder = http1::Builder::new();
         builder
@@ -155,10 +160,18 @@ impl Worker {
         // Not `pipeline_flush`: with it hyper 1.12 does not flush its answer to a head that it cannot parse.
         let connection = builder.serve_connection(Stream::new(stream), service).with_upgrades();
         let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => return Ok(ended?),
-            () = self.drain.stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        Ok(connection.await?)
+        let mut stop = std::pin::pin!(self.drain.stop.cancelled());
+        // Polled once, to be woken by the drain; from then on the flag is looked at, which costs no lock.
+        std::future::poll_fn(|cx| Poll::Ready(stop.as_mut().poll(cx).is_ready())).await;
+        let mut told = false;
+        std::future::poll_fn(|cx| {
+            if !told && self.drain.is_stopping() {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            connection.as_mut().poll(cx)
+        })
+        .await?;
+        Ok(())
     }
 }

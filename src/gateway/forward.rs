@@ -41,6 +41,10 @@ const STALE_AT_MOST: usize = 3;
 
 /// Removes what concerns one hop only, and what `Connection` nominates.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // Looking at the few names that are there is cheaper than asking for each that might be.
+    if !headers.keys().any(|name| hop_by_hop().contains(&name)) {
+        return;
+    }
     let nominated: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -53,39 +57,70 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// A client's connection, and how the origin hears of it.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Where it calls from.
+    pub address: IpAddr,
+    /// The same, as `X-Forwarded-For`.
+    forwarded_for: HeaderValue,
+}
+
+impl Peer {
+    /// A client at `address`.
+    #[must_use]
+    pub fn new(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        let text = HeaderValue::from_str(&address.to_string());
+        Self { address, forwarded_for: text.expect("an address is visible ASCII") }
+    }
+
+    /// The chain of proxies before, with this peer added.
+    fn after(&self, before: Option<&HeaderValue>) -> Option<HeaderValue> {
+        let chain = before?.to_str().ok()?;
+        HeaderValue::from_str(&format!("{chain}, {}", self.address)).ok()
+    }
+}
+
 /// What the origin is told about the caller.
 pub struct Told<'a> {
     /// The tenant, unless the route is open to all.
     pub state: Option<&'a State>,
     /// The request's id.
     pub request_id: &'a HeaderValue,
-    /// The client's address.
-    pub peer: IpAddr,
+    /// The client.
+    pub peer: &'a Peer,
     /// Whether the peer's own forwarding headers are believed.
     pub believe_peer: bool,
 }
 
 /// Makes the request's head fit for the next hop.
 pub fn prepare(parts: &mut Parts, body: &Incoming, told: &Told<'_>, origin: &Origin) {
-    let accepts_trailers = parts.headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     remove_hop_by_hop(&mut parts.headers);
-    parts.headers.remove(TE);
-    // Our side of the connection has said 100 by the time the body is read; asking again would only cost time.
-    parts.headers.remove(EXPECT);
-    if accepts_trailers {
-        parts.headers.insert(TE, HeaderValue::from_static("trailers"));
+    if parts.headers.keys().any(|name| name == TE || name == EXPECT) {
+        negotiate(&mut parts.headers);
     }
     frame_body(&mut parts.headers, body);
     forwarding_headers(&mut parts.headers, told);
     tenant_headers(&mut parts.headers, told);
     if !parts.headers.contains_key(HOST)
-        && let Ok(host) = HeaderValue::from_str(&origin.authority)
+        && let Ok(host) = HeaderValue::from_str(origin.authority())
     {
         parts.headers.insert(HOST, host);
     }
     parts.version = Version::HTTP_11;
     if let Some(target) = parts.uri.path_and_query() {
         parts.uri = Uri::from(target.clone());
+    }
+}
+
+/// `TE` is between neighbours but for `trailers`, which we pass on. As to `Expect`: our side of the connection has said
+/// 100 by the time the body is read; asking again would only cost time.
+fn negotiate(headers: &mut HeaderMap) {
+    headers.remove(EXPECT);
+    let te = headers.remove(TE);
+    if te.is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
 
@@ -99,15 +134,8 @@ fn frame_body(headers: &mut HeaderMap, body: &Incoming) {
 }
 
 fn forwarding_headers(headers: &mut HeaderMap, told: &Told<'_>) {
-    let before = headers.remove(&X_FORWARDED_FOR).filter(|_| told.believe_peer);
-    let peer = told.peer.to_canonical();
-    let chain = match before.as_ref().and_then(|value| value.to_str().ok()) {
-        Some(chain) => format!("{chain}, {peer}"),
-        None => peer.to_string(),
-    };
-    if let Ok(chain) = HeaderValue::from_str(&chain) {
-        headers.insert(X_FORWARDED_FOR, chain);
-    }
+    let chain = if told.believe_peer { told.peer.after(headers.get(&X_FORWARDED_FOR)) } else { None };
+    headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| told.peer.forwarded_for.clone()));
     if !(told.believe_peer && headers.contains_key(&X_FORWARDED_PROTO)) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
@@ -186,7 +214,8 @@ impl Forward<'_> {
         let sent_whole = Flag::default();
         let body = Upload::of(body, &sent_whole, self.lane.gateway.body_timeout);
         // Without a body, a safe method may go out twice: RFC 9110, section 9.2.2.
-        let replay = (matches!(body, Upload::Empty) && parts.method.is_idempotent()).then(|| Head::of(&parts));
+        let may_replay = matches!(body, Upload::Empty) && parts.method.is_idempotent();
+        let replay = if may_replay { Replay::of(&parts) } else { None };
         let mut request = Request::from_parts(parts, body);
         let mut broke = None;
         for attempt in 0..=STALE_AT_MOST {
@@ -196,8 +225,8 @@ impl Forward<'_> {
                 Sent::Answered(response) => return Ok((*response, lease, departed.elapsed())),
                 Sent::NotSent(unsent) => request = *unsent,
                 Sent::BrokeBefore(error) => match &replay {
-                    Some(head) if lease.is_reused() => {
-                        request = head.request();
+                    Some(replay) if lease.is_reused() => {
+                        request = replay.request();
                         broke = Some(error);
                     }
                     Some(_) | None => return Err(SendError::Broken(error)),
@@ -272,25 +301,50 @@ impl Drop for Departure<'_> {
     }
 }
 
-/// What is needed to send a bodiless request again.
-struct Head {
+/// What is needed to send a bodiless request again: its head, copied into one buffer, since it is hardly ever needed.
+struct Replay {
     method: Method,
     uri: Uri,
-    headers: HeaderMap,
+    /// Per header: length of the name (2 bytes), length of the value (4 bytes), name, value.
+    headers: Vec<u8>,
 }
 
-impl Head {
-    fn of(parts: &Parts) -> Self {
-        Self { method: parts.method.clone(), uri: parts.uri.clone(), headers: parts.headers.clone() }
+/// Most heads of requests fit without growing.
+const REPLAY_BYTES: usize = 512;
+
+impl Replay {
+    /// `None` for a header longer than the limits allow.
+    fn of(parts: &Parts) -> Option<Self> {
+        let mut headers = Vec::with_capacity(REPLAY_BYTES);
+        for (name, value) in &parts.headers {
+            let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+            headers.extend_from_slice(&u16::try_from(name.len()).ok()?.to_le_bytes());
+            headers.extend_from_slice(&u32::try_from(value.len()).ok()?.to_le_bytes());
+            headers.extend_from_slice(name);
+            headers.extend_from_slice(value);
+        }
+        Some(Self { method: parts.method.clone(), uri: parts.uri.clone(), headers })
     }
 
     fn request(&self) -> Outgoing {
         let mut request = Request::new(Upload::Empty);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
+        let mut rest = self.headers.as_slice();
+        while let Some((name, value, after)) = next_header(rest) {
+            request.headers_mut().append(name, value);
+            rest = after;
+        }
         request
     }
+}
+
+fn next_header(bytes: &[u8]) -> Option<(HeaderName, HeaderValue, &[u8])> {
+    let (name_length, rest) = bytes.split_first_chunk()?;
+    let (value_length, rest) = rest.split_first_chunk()?;
+    let (name, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*name_length)))?;
+    let (value, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*value_length)).ok()?)?;
+    Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?, rest))
 }
 
 /// What a client is told of a failed attempt.
@@ -324,4 +378,44 @@ pub async fn finish(lane: &Rc<Lane>, answered: Answered, method: &Method, idle: 
 /// Responses that never have a body (RFC 9112, section 6.3).
 fn is_bodiless(method: &Method, status: StatusCode) -> bool {
     method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replayed_request_is_the_same_request() {
+        let mut request = Request::new(());
+        *request.method_mut() = Method::DELETE;
+        *request.uri_mut() = Uri::from_static("/a/%2F?b=c&d");
+        for (name, value) in
+            [("host", "a.test"), ("x-twice", "1"), ("x-twice", "2"), ("x-empty", ""), ("x-odd", "\u{e9}")]
+        {
+            request.headers_mut().append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let (parts, ()) = request.into_parts();
+        let again = Replay::of(&parts).unwrap().request();
+        assert_eq!((again.method(), again.uri()), (&parts.method, &parts.uri));
+        assert_eq!(again.headers(), &parts.headers);
+    }
+
+    #[test]
+    fn hop_by_hop_headers_go_and_the_rest_stays() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "keep-alive, X-Mine"),
+            ("connection", "close"),
+            ("x-mine", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("proxy-authorization", "Basic x"),
+            ("x-other", "2"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        remove_hop_by_hop(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-other"]);
+    }
 }
