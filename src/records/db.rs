@@ -145,8 +145,8 @@ impl Db {
 
     async fn begun(&self, pool: &AnyPool, begin: &'static str) -> sqlx::Result<Lent> {
         let mut lent = Lent::from(pool, &self.circuit).await?;
-        let begun = within(PATIENCE, sqlx::raw_sql(begin).execute(&mut *lent)).await;
-        begun.inspect_err(|error| self.circuit.note(error))?;
+        let done = within(PATIENCE, sqlx::raw_sql(begin).execute(&mut *lent)).await;
+        done.inspect_err(|error| self.circuit.note(error))?;
         Ok(lent)
     }
 

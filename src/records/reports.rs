@@ -101,12 +101,11 @@ impl Records {
     /// On PostgreSQL a registered node claims them for two minutes, so that the others send other ones; then whoever
     /// comes first does, so that a node that cannot reach Stripe holds up none for long.
     pub async fn open_reports(&self, now: Timestamp, limit: u32) -> Result<Vec<Report>, RecordsError> {
-        let found = match self.claimant() {
-            Some(node) => self.claimed([CLAIM, CLAIMED], node, now, limit).await?,
-            None => {
-                let query = sqlx::query(OPEN).bind(now.as_millisecond()).bind(i64::from(limit));
-                query.fetch_all(self.db().read()).await?
-            }
+        let found = if let Some(node) = self.claimant() {
+            self.claimed([CLAIM, CLAIMED], node, now, limit).await?
+        } else {
+            let query = sqlx::query(OPEN).bind(now.as_millisecond()).bind(i64::from(limit));
+            query.fetch_all(self.db().read()).await?
         };
         found.iter().map(report).collect()
     }

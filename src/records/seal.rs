@@ -80,12 +80,11 @@ impl Records {
     ///
     /// On PostgreSQL a registered node claims them for two minutes, so that the others work on other ones.
     pub async fn due_accounts(&self, now: Timestamp, limit: u32) -> Result<Vec<Due>, RecordsError> {
-        let found = match self.claimant() {
-            Some(node) => self.claimed([CLAIM, CLAIMED], node, now, limit).await?,
-            None => {
-                let query = sqlx::query(DUE).bind(now.as_millisecond()).bind(i64::from(limit));
-                query.fetch_all(self.db().read()).await?
-            }
+        let found = if let Some(node) = self.claimant() {
+            self.claimed([CLAIM, CLAIMED], node, now, limit).await?
+        } else {
+            let query = sqlx::query(DUE).bind(now.as_millisecond()).bind(i64::from(limit));
+            query.fetch_all(self.db().read()).await?
         };
         found.iter().map(due).collect()
     }

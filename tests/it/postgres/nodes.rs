@@ -108,7 +108,9 @@ async fn flushers_of_the_same_batches_count_them_once() {
         let flushed = cluster.nodes.iter().map(|records| {
             let mut batches: Vec<_> = (0..NODES).map(|n| batch(&node(n), round, &tenants)).collect();
             random.shuffle(&mut batches);
-            batches.iter_mut().for_each(|batch| random.shuffle(&mut batch.rows));
+            for batch in &mut batches {
+                random.shuffle(&mut batch.rows);
+            }
             async move { records.flush(&batches, at(1)).await.unwrap() }
         });
         let answers = join_all(flushed).await.concat();
@@ -227,8 +229,8 @@ async fn of_two_reports_of_one_customer_two_nodes_try_one() {
             reports.push(cluster.nodes[n].seal(&account, at(2), at(2)).await.unwrap().unwrap());
         }
         let tries = cluster.nodes.iter().zip(&reports).map(|(records, report)| records.first_try(report, at(3)));
-        let tried: Vec<_> = join_all(tries).await.into_iter().map(Result::unwrap).collect();
-        assert_eq!(tried.iter().flatten().count(), 1, "round {round}");
+        let outcomes: Vec<_> = join_all(tries).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(outcomes.iter().flatten().count(), 1, "round {round}");
         for report in reports {
             cluster.nodes[0].answered(&report, Told::Delivered, at(4)).await.unwrap();
         }
