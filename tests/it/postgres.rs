@@ -1,6 +1,7 @@
 //! PostgreSQL under several nodes at once: everything that is tested over a file, and what only a server can do.
 
 mod nodes;
+mod outage;
 
 use crate::support::postgres;
 
