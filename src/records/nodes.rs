@@ -15,7 +15,7 @@ const REGISTER: &str = "INSERT INTO node (id, boot, state, registered_at, seen_a
      WHERE node.boot <= excluded.boot";
 const BEAT: &str = "UPDATE node SET seen_at = $2 WHERE id = $1 AND seen_at < $2";
 pub(super) const LIVE: &str = "SELECT COUNT(*) AS live FROM node WHERE state = 'live' AND seen_at >= $1";
-pub(super) const FLUSHED_SEQ: &str = "SELECT flushed_seq FROM journal WHERE node = $1 AND worker = $2";
+const FLUSHED_SEQ: &str = "SELECT flushed_seq FROM journal WHERE node = $1 AND worker = $2";
 const NEWEST_CONFIG: &str = "SELECT version, sha256 FROM config_version ORDER BY version DESC LIMIT 1";
 const NEW_CONFIG: &str = "INSERT INTO config_version (sha256, at) VALUES ($1, $2)";
 

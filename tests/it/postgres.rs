@@ -1,5 +1,7 @@
 //! PostgreSQL under several nodes at once: everything that is tested over a file, and what only a server can do.
 
+mod cut;
+mod measure;
 mod nodes;
 mod outage;
 

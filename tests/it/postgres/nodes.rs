@@ -338,3 +338,29 @@ async fn a_server_that_hangs_or_dies_is_unavailable_and_then_there_again() {
         assert!(records.tenant("acme").await.unwrap().is_some());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uses_of_the_same_keys_noted_in_any_order_are_all_noted() {
+    const KEYS: u8 = 100;
+    let cluster = Cluster::start().await;
+    cluster.nodes[0].create_tenant(new_tenant("acme", None), at(0)).await.unwrap();
+    let keys: Vec<_> = (0..KEYS).map(|n| new_key("acme", n)).collect();
+    assert_eq!(cluster.nodes[0].import_keys(&keys, at(0)).await.unwrap(), u64::from(KEYS));
+    let mut nums = Vec::new();
+    for n in 0..KEYS {
+        nums.push(cluster.nodes[0].key_by_hash(&[n; 32]).await.unwrap().unwrap().0.num);
+    }
+    let mut random = Random::seeded("uses_of_the_same_keys_noted_in_any_order_are_all_noted");
+    for round in 1..=20 {
+        let touches = cluster.nodes.iter().map(|records| {
+            random.shuffle(&mut nums);
+            let used: Vec<_> = nums.iter().map(|num| (*num, at(round))).collect();
+            async move { records.touch_keys(&used).await }
+        });
+        join_all(touches.collect::<Vec<_>>()).await.into_iter().for_each(Result::unwrap);
+    }
+    for n in 0..KEYS {
+        let (key, _) = cluster.nodes[0].key_by_hash(&[n; 32]).await.unwrap().unwrap();
+        assert_eq!(key.last_used_at, Some(at(20)));
+    }
+}

@@ -76,6 +76,14 @@ impl Postgres {
         self.folder.path()
     }
 
+    /// Lets it write to the disk before it confirms, as in earnest; tests have no power cuts.
+    pub fn sync(&self) {
+        let mut psql = Command::new(self.bin.join("psql"));
+        psql.args(["-X", "-q", "-d", &format!("{}/postgres", self.server())]);
+        psql.args(["-c", "ALTER SYSTEM SET fsync = on", "-c", "SELECT pg_reload_conf()"]);
+        assert!(psql.output().expect("psql comes with PostgreSQL").status.success());
+    }
+
     /// Ends the server at once, as a crash would.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
