@@ -22,19 +22,15 @@ async fn flushes_and_look_ups() {
         let records = Records::open(&url).await.unwrap();
         for (batches, seconds) in [(1, 3), (64, 3)] {
             let (rows, flushes, took) = flushed(&records, batches, Duration::from_secs(seconds)).await;
-            println!(
-                "{name}: {batches} batches of {ROWS} rows a flush: {:.0} rows/s, {:.1} ms a flush",
-                rows as f64 / took.as_secs_f64(),
-                took.as_secs_f64() * 1e3 / flushes as f64
-            );
+            let (ms, rows) = (took.as_millis(), u128::from(rows));
+            let (rate, each) = (rows * 1000 / ms, ms / u128::from(flushes));
+            println!("{name}: {batches} batches of {ROWS} rows a flush: {rate} rows/s, {each} ms a flush");
         }
         keys(&records).await;
         for at_once in [1, 8] {
             let (found, took) = looked_up(&records, at_once, Duration::from_secs(2)).await;
-            println!(
-                "{name}: {:.0} look-ups of keys a second, {at_once} at once",
-                f64::from(found) / took.as_secs_f64()
-            );
+            let rate = u128::from(found) * 1000 / took.as_millis();
+            println!("{name}: {rate} look-ups of keys a second, {at_once} at once");
         }
         records.close().await;
     }

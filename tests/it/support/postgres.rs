@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 /// Names the server to tests that run in a child process of another test, which owns it.
 pub const VARIABLE: &str = "TOLLGATE_TEST_POSTGRES";
-const PREFIX: &str = "tollgate-postgres-";
 const PASSWORD: &str = "only-in-tests";
 
 pub struct Postgres {
@@ -33,7 +32,9 @@ pub fn shared() -> &'static Postgres {
         let (sender, receiver) = std::sync::mpsc::channel();
         // The server ends with the thread that started it, so that one stays.
         std::thread::spawn(move || {
-            sender.send(Postgres::start()).expect("it is waited for");
+            let server = Postgres::start();
+            delete_afterwards(server.folder.path());
+            sender.send(server).expect("it is waited for");
             loop {
                 std::thread::park();
             }
@@ -45,8 +46,7 @@ pub fn shared() -> &'static Postgres {
 impl Postgres {
     /// Makes a cluster and starts its server.
     pub fn start() -> Self {
-        sweep();
-        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir().expect("a temporary folder");
+        let folder = tempfile::Builder::new().prefix("tollgate-postgres-").tempdir().expect("a temporary folder");
         let bin = bin();
         let server = Self { port: free_port(), child: None, bin, folder };
         server.initialise();
@@ -231,17 +231,14 @@ fn unprivileged_id() -> Option<u32> {
     rustix::process::geteuid().is_root().then_some(65_534)
 }
 
-/// Deletes what earlier processes had no time to delete.
-fn sweep() {
-    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
-        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
-        let age = entry.metadata().and_then(|data| data.modified()).ok().and_then(|at| at.elapsed().ok());
-        let id = std::fs::read_to_string(entry.path().join("data/postmaster.pid")).unwrap_or_default();
-        let alive = id.lines().next().is_some_and(|id| Path::new("/proc").join(id).exists());
-        if ours && !alive && age.is_some_and(|age| age > Duration::from_secs(300)) {
-            std::fs::remove_dir_all(entry.path()).ok();
-        }
-    }
+/// Deletes `folder` once this process has ended, however it did.
+fn delete_afterwards(folder: &Path) {
+    let mut janitor = Command::new("sh");
+    janitor.args(["-c", "while kill -0 \"$0\" 2>/dev/null; do sleep 1; done; sleep 1; rm -rf \"$1\""]);
+    janitor.arg(std::process::id().to_string()).arg(folder);
+    janitor.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut janitor = janitor.spawn().expect("sh is everywhere");
+    std::thread::spawn(move || janitor.wait());
 }
 
 fn signal(child: &Child, what: rustix::process::Signal) {
