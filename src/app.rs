@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
 
 use crate::accounts::Accounts;
 use crate::clock::Clock;
@@ -28,11 +29,13 @@ pub mod housekeeping;
 mod port;
 mod records;
 pub mod reload;
+pub mod signals;
 pub mod workers;
 
 use billing::Billing;
 use port::AdminPort;
 use reload::Reloader;
+pub use signals::Signals;
 use workers::Workers;
 
 /// Requests in flight get so long to end.
@@ -98,6 +101,7 @@ pub fn start(loaded: Loaded, options: &Options) -> anyhow::Result<Running> {
     let settings = loaded.settings.clone();
     let readiness = Readiness::new();
     let taking_traffic = readiness.condition("workers");
+    let journal = readiness.condition("journal");
     let drain = Drain::default();
     let background = tokio_util::task::TaskTracker::new();
     let records_there = readiness.condition("records");
@@ -114,7 +118,7 @@ pub fn start(loaded: Loaded, options: &Options) -> anyhow::Result<Running> {
         let _inside = control.enter();
         background.spawn(Arc::clone(&core.node).run_settler(queue, drain.cut.child_token()));
         background.spawn(control::serve(admin.listener()?, state, drain.stop.clone()));
-        housekeeping::spawn(&background, &core, &drain, metrics);
+        housekeeping::spawn(&background, &core, &drain, metrics, journal);
     }
     let (proxy, listeners) = crate::listen::bind(settings.proxy, settings.workers)?;
     let workers = Workers::start(listeners, &core, &settings, &drain, &control)?;
@@ -246,6 +250,12 @@ impl Running {
         }
     }
 
+    /// Cuts what [`Running::stop`] waits for.
+    #[must_use]
+    pub fn cutter(&self) -> CancellationToken {
+        self.drain.cut.clone()
+    }
+
     /// Ends in order: no new connections, requests in flight end, everything is settled and flushed.
     pub fn stop(self) {
         tracing::info!("draining");
@@ -283,21 +293,4 @@ impl Core {
     fn flushed_seq(&self, control: &Runtime, worker: u16) -> anyhow::Result<u64> {
         Ok(control.block_on(self.records.flushed_seq(self.journal.node(), worker))?)
     }
-}
-
-/// Waits for SIGTERM or SIGINT.
-///
-/// # Errors
-/// When signals cannot be received.
-pub fn wait_for_signal(runtime: &Runtime) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        Ok(())
-    })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, UPGRADE};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONNECTION, ORIGIN, UPGRADE};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::journal::LocalWriter;
 use crate::ledger::Node;
 use crate::meter::Exchange;
-use crate::meter::body::Durability;
+use crate::meter::body::{Durability, Limits};
 use crate::pricing::Matched;
 use crate::units::NameId;
 use crate::upstream::Pool;
@@ -25,6 +25,7 @@ pub mod admit;
 pub mod announce;
 pub mod forward;
 pub mod identify;
+pub mod leftover;
 pub mod refusal;
 pub mod reply;
 pub mod snapshot;
@@ -35,9 +36,10 @@ pub use refusal::Refusal;
 pub use reply::Reply;
 pub use snapshot::Snapshot;
 
-use announce::Audience;
+use admit::Admitted;
+use announce::{Announced, Audience};
 use forward::{Answered, Forward, Peer, Told};
-use identify::Caller;
+use leftover::Leftover;
 use stats::Stats;
 
 /// The caller, told to the upstream; from clients it is removed.
@@ -143,28 +145,46 @@ pub async fn serve(lane: &Rc<Lane>, peer: &Peer, request: Request<Incoming>) -> 
     let snapshot = &*held.0;
     let id = lane.ids.of(request.headers());
     let origin = request.headers().get(ORIGIN).cloned();
+    let (mut parts, body) = request.into_parts();
+    let leftover = Leftover::of(&parts, &body);
     let call = Call { lane, snapshot, peer, id: id.clone(), started };
-    let (route, answer) = call.run(request).await;
-    match answer {
-        Ok((response, origin_time)) => {
-            lane.stats.borrow_mut().answered(snapshot, route, response.status(), started.elapsed(), origin_time);
-            response
-        }
-        Err(refusal) => {
-            lane.stats.borrow_mut().refused(snapshot, route, &refusal);
-            refusal.response(&id, origin)
-        }
+    let (route, passage) = call.admit(&mut parts).await;
+    let (refusal, body) = match passage {
+        Err(refusal) => (refusal, Some(body)),
+        Ok(passage) => match call.pass(parts, body, passage).await {
+            Err(refusal) => (refusal, None),
+            Ok((response, origin_time)) => {
+                let status = response.status();
+                lane.stats.borrow_mut().answered(snapshot, route, status, started.elapsed(), origin_time);
+                return response;
+            }
+        },
+    };
+    lane.stats.borrow_mut().refused(snapshot, route, &refusal);
+    let mut response = refusal.response(&id, origin);
+    if !leftover.settle(body).await {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    response
 }
 
 type Answer = Result<(Response<Reply>, Duration), Refusal>;
 
-impl Call<'_> {
-    /// The route's index (for the counters), and the answer.
-    async fn run(&self, request: Request<Incoming>) -> (Option<usize>, Answer) {
-        let (parts, body) = request.into_parts();
+/// Who pays for what, and what the answer says about that.
+struct Paid<'a> {
+    admitted: Admitted,
+    announced: Announced,
+    priced: Priced<'a>,
+}
+
+/// A request that may pass; `None` where that is free for everybody.
+type Passage<'a> = Option<Paid<'a>>;
+
+impl<'a> Call<'a> {
+    /// The route's index (for the counters), and whether the request may pass: all that is decided by its head.
+    async fn admit(&self, parts: &mut Parts) -> (Option<usize>, Result<Passage<'a>, Refusal>) {
         let limit = self.lane.gateway.header_bytes;
-        if head_bytes(&parts) > limit {
+        if head_bytes(parts) > limit {
             return (None, Err(Refusal::HeadTooLarge(limit)));
         }
         let matched = match self.snapshot.prices.pricing.routes.find(&parts.method, parts.uri.path()) {
@@ -173,30 +193,33 @@ impl Call<'_> {
         };
         let index = matched.index;
         let priced = Priced { snapshot: self.snapshot, name: self.snapshot.route_names[index], matched };
-        (Some(index), self.priced(parts, body, &priced).await)
+        (Some(index), self.priced(parts, priced).await)
     }
 
-    async fn priced(&self, mut parts: Parts, body: Incoming, priced: &Priced<'_>) -> Answer {
+    async fn priced(&self, parts: &mut Parts, priced: Priced<'a>) -> Result<Passage<'a>, Refusal> {
         if parts.method == Method::CONNECT {
             return Err(Refusal::BadRequest("CONNECT is not served here."));
         }
         let identity = &self.snapshot.identity;
-        let presented = identify::take_credentials(&mut parts, identity, self.peer.address);
-        if priced.matched.route.public || is_preflight(&parts) {
-            return self.forward(parts, body, None, None).await;
+        let presented = identify::take_credentials(parts, identity, self.peer.address);
+        if priced.matched.route.public || is_preflight(parts) {
+            return Ok(None);
         }
         let caller = identify::identify(presented, identity, &self.lane.gateway.accounts).await?;
-        self.metered(parts, body, priced, &caller).await
+        let now_ms = self.lane.gateway.clock.now_ms();
+        let admitted = admit::admit(self.lane, &caller, &priced, &parts.method, parts.uri.path(), now_ms).await?;
+        let announced = Announced::of(&admitted, now_ms);
+        Ok(Some(Paid { admitted, announced, priced }))
     }
 
-    async fn metered(&self, parts: Parts, body: Incoming, priced: &Priced<'_>, caller: &Caller) -> Answer {
-        let now_ms = self.lane.gateway.clock.now_ms();
-        let admitted = admit::admit(self.lane, caller, priced, &parts.method, parts.uri.path(), now_ms).await?;
+    async fn pass(&self, parts: Parts, body: Incoming, passage: Passage<'_>) -> Answer {
+        let Some(Paid { admitted, announced, priced }) = passage else {
+            return self.forward(parts, body, None, None).await;
+        };
         let audience = if parts.headers.contains_key(ORIGIN) { Audience::Browser } else { Audience::Program };
-        let announced = announce::Announced::of(&admitted, now_ms);
         let (mut response, origin_time) =
             self.forward(parts, body, Some(&admitted.state), Some(admitted.exchange)).await?;
-        announced.write(&mut response, priced, &self.id, audience);
+        announced.write(&mut response, &priced, &self.id, audience);
         Ok((response, origin_time))
     }
 
@@ -209,8 +232,11 @@ impl Call<'_> {
     ) -> Answer {
         let host = parts.uri.host().or_else(|| parts.headers.get(http::header::HOST)?.to_str().ok());
         let Some(upstream) = self.snapshot.upstream(host.unwrap_or_default(), parts.uri.path()) else {
+            forward::end_failed(exchange, &Refusal::NoUpstream);
             return Err(Refusal::NoUpstream);
         };
+        let timeouts = &upstream.settings.timeouts;
+        let limits = Limits::from_now(timeouts.idle, timeouts.total);
         let origin = upstream.next_origin();
         let told = Told {
             state,
@@ -219,16 +245,15 @@ impl Call<'_> {
             believe_peer: self.snapshot.is_trusted(self.peer.address),
         };
         if parts.headers.contains_key(UPGRADE) {
-            let upgrade = upgrade::Upgrade { upstream: &upstream.settings, origin, exchange };
+            let upgrade = upgrade::Upgrade { upstream: &upstream.settings, origin, exchange, limits };
             return upgrade.run(parts, body, &told, self.lane).await.map(|r| (r, self.started.elapsed()));
         }
         let method = parts.method.clone();
         forward::prepare(&mut parts, &body, &told, origin);
-        let forward = Forward { lane: self.lane, upstream: &upstream.settings, origin, exchange };
+        let forward = Forward { lane: self.lane, upstream: &upstream.settings, origin, exchange, limits };
         let answered: Answered = forward.send(parts, body).await?;
         let origin_time = answered.origin_time;
-        let timeouts = &upstream.settings.timeouts;
-        Ok((forward::finish(self.lane, answered, &method, timeouts.idle).await, origin_time))
+        Ok((forward::finish(self.lane, answered, &method).await?, origin_time))
     }
 }
 

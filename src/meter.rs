@@ -239,6 +239,7 @@ pub async fn reserve_all(
     now_ms: i64,
 ) -> Result<(), (usize, crate::ledger::Short)> {
     use crate::ledger::Short;
+    let mut held = Held { reserved: wanted, count: 0, now_ms };
     for (n, want) in wanted.iter().enumerate() {
         let reserved = match node.reserve(&want.budget, want.units).await {
             Err(Short::NoAnswer) => match allowance {
@@ -247,10 +248,24 @@ pub async fn reserve_all(
             },
             decided => decided,
         };
-        if let Err(short) = reserved {
-            give_back(&wanted[..n], now_ms);
-            return Err((n, short));
-        }
+        reserved.map_err(|short| (n, short))?;
+        held.count = n + 1;
     }
+    held.count = 0;
     Ok(())
+}
+
+/// Reservations on the first meters while the next one is waited for: given back if that is refused, or if the client
+/// leaves in the middle of the wait.
+struct Held<'a> {
+    reserved: &'a [Reserved],
+    /// How many of them are held.
+    count: usize,
+    now_ms: i64,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        give_back(&self.reserved[..self.count], self.now_ms);
+    }
 }

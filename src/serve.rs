@@ -5,12 +5,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::task::Poll;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use http::Request;
+use http::header::CONNECTION;
+use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
@@ -145,10 +149,17 @@ impl Worker {
 
     async fn connection(self, stream: TcpStream, peer: SocketAddr, lane: Rc<Lane>) -> anyhow::Result<()> {
         stream.set_nodelay(true)?;
-        let client = Rc::new((lane, Peer::new(peer.ip())));
-        let service = service_fn(move |request| {
+        let more_to_come = Arc::new(AtomicBool::new(false));
+        let stream = Stream::new(stream, Arc::clone(&more_to_come));
+        let client = Rc::new((lane, Peer::new(peer.ip()), more_to_come));
+        let service = service_fn(move |request: Request<Incoming>| {
             let client = Rc::clone(&client);
-            async move { Ok::<_, Infallible>(gateway::serve(&client.0, &client.1, request).await) }
+            let has_body = !request.body().is_end_stream();
+            async move {
+                let response = gateway::serve(&client.0, &client.1, request).await;
+                client.2.store(has_body && response.headers().contains_key(CONNECTION), Relaxed);
+                Ok::<_, Infallible>(response)
+            }
         });
         let mut builder = http1::Builder::new();
         builder
@@ -158,7 +169,7 @@ impl Worker {
             .max_buf_size(self.limits.header_bytes.max(8 * 1024))
             .half_close(false);
         // Not `pipeline_flush`: with it hyper 1.12 does not flush its answer to a head that it cannot parse.
-        let connection = builder.serve_connection(Stream::new(stream), service).with_upgrades();
+        let connection = builder.serve_connection(stream, service).with_upgrades();
         let mut connection = std::pin::pin!(connection);
         let mut stop = std::pin::pin!(self.drain.stop.cancelled());
         // Polled once, to be woken by the drain; from then on the flag is looked at, which costs no lock.

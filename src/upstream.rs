@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 pub mod body;
 pub mod io;
 
-pub use body::Upload;
+pub use body::{Progress, Upload};
 use io::{Socket, Wire};
 
 /// Idle connections kept per origin and worker.
@@ -51,6 +51,9 @@ pub enum SendError {
     /// The origin has the request and is silent.
     #[error("the origin did not answer in time")]
     Silent,
+    /// The client broke off its request, or fell silent in it: the origin is not to blame.
+    #[error("the client's request broke off")]
+    Upload,
 }
 
 /// An origin's address, ready to connect. Made once per configuration; clones are the same origin.
@@ -122,7 +125,8 @@ impl Shelves {
     }
 
     fn is_fresh(&self, idle: &Idle) -> bool {
-        self.tick.get().wrapping_sub(idle.since) < IDLE_TICKS && !idle.sender.is_closed()
+        let is_young = self.tick.get().wrapping_sub(idle.since) < IDLE_TICKS;
+        is_young && !idle.sender.is_closed() && !idle.socket.has_hung_up()
     }
 }
 
@@ -259,9 +263,10 @@ impl Lease {
         self.socket.is_quiet()
     }
 
-    /// Watches whether bytes go out on this connection from now on.
+    /// Begins a request: watches whether bytes go out on this connection from now on.
     #[must_use]
     pub fn watch(&self) -> Written {
+        self.socket.begin();
         Written { socket: Rc::clone(&self.socket), before: self.socket.written() }
     }
 

@@ -60,7 +60,7 @@ fn demo(args: &DemoArgs, folder: &Path) -> anyhow::Result<()> {
         anyhow::ensure!(outcome.agrees(), "usage, calls and Stripe do not agree");
         return Ok(());
     }
-    app::wait_for_signal(&extras)?;
+    app::Signals::listen()?.wait();
     running.stop();
     Ok(())
 }

@@ -8,15 +8,16 @@ use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSF
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::refusal::Refusal;
 use super::{Lane, Reply, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID};
 use super::{X_TENANT_FEATURES, X_TENANT_ID, X_TENANT_PLAN};
 use crate::accounts::State;
 use crate::config::settings::Upstream;
+use crate::meter::body::{Limits, NotDurable};
 use crate::meter::{Exchange, Metered};
-use crate::upstream::{Flag, Lease, Origin, Outgoing, SendError, Sent, Upload, Written};
+use crate::upstream::{Flag, Lease, Origin, Outgoing, Progress, SendError, Sent, Upload, Written};
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -168,6 +169,8 @@ pub struct Forward<'a> {
     pub origin: &'a Origin,
     /// Who pays; `None` where nobody does.
     pub exchange: Option<Exchange>,
+    /// How long the whole exchange may take.
+    pub limits: Limits,
 }
 
 /// A response, and how long the origin took for it.
@@ -176,10 +179,14 @@ pub struct Answered {
     pub response: Response<Incoming>,
     /// Who pays.
     pub exchange: Option<Exchange>,
-    /// The connection it comes over.
-    pub lease: Lease,
+    /// The connection it comes over, where it may serve again.
+    pub lease: Option<Lease>,
     /// From the request's departure to the response's head.
     pub origin_time: Duration,
+    /// How long its body may take.
+    pub limits: Limits,
+    /// Whether the request had been sent to its end by then.
+    pub request_whole: bool,
 }
 
 impl Forward<'_> {
@@ -188,19 +195,25 @@ impl Forward<'_> {
     /// # Errors
     /// The refusal to send; the exchange has ended and cost nothing.
     pub async fn send(mut self, parts: Parts, body: Incoming) -> Result<Answered, Refusal> {
-        match self.exchange_heads(parts, body).await {
+        let progress = Progress::default();
+        let until = self.limits.until;
+        let heads = self.exchange_heads(parts, body, &progress);
+        let answered = match until {
+            Some(until) => timeout_at(until, heads).await.unwrap_or(Err(SendError::Silent)),
+            None => heads.await,
+        };
+        match answered {
             Ok((response, lease, origin_time)) => {
                 if let Some(exchange) = &mut self.exchange {
                     exchange.answered(response.status());
                 }
-                Ok(Answered { response, exchange: self.exchange, lease, origin_time })
+                let (exchange, request_whole) = (self.exchange, progress.whole.get());
+                Ok(Answered { response, exchange, lease: Some(lease), origin_time, limits: self.limits, request_whole })
             }
             Err(error) => {
                 let refusal = refusal_of(&error);
                 tracing::debug!(%error, upstream = self.upstream.name, "no response from the origin");
-                if let Some(exchange) = self.exchange {
-                    exchange.origin_failed(refusal.status());
-                }
+                end_failed(self.exchange, &refusal);
                 Err(refusal)
             }
         }
@@ -210,9 +223,9 @@ impl Forward<'_> {
         &mut self,
         parts: Parts,
         body: Incoming,
+        progress: &Progress,
     ) -> Result<(Response<Incoming>, Lease, Duration), SendError> {
-        let sent_whole = Flag::default();
-        let body = Upload::of(body, &sent_whole, self.lane.gateway.body_timeout);
+        let body = Upload::of(body, progress, self.lane.gateway.body_timeout);
         // Without a body, a safe method may go out twice: RFC 9110, section 9.2.2.
         let may_replay = matches!(body, Upload::Empty) && parts.method.is_idempotent();
         let replay = if may_replay { Replay::of(&parts) } else { None };
@@ -221,9 +234,10 @@ impl Forward<'_> {
         for attempt in 0..=STALE_AT_MOST {
             let mut lease = self.lease(attempt, &request).await?;
             let departed = Instant::now();
-            match self.attempt(&mut lease, request, &sent_whole).await? {
+            match self.attempt(&mut lease, request, &progress.whole).await? {
                 Sent::Answered(response) => return Ok((*response, lease, departed.elapsed())),
                 Sent::NotSent(unsent) => request = *unsent,
+                Sent::BrokeBefore(_) if progress.broken.get() => return Err(SendError::Upload),
                 Sent::BrokeBefore(error) => match &replay {
                     Some(replay) if lease.is_reused() => {
                         request = replay.request();
@@ -347,6 +361,16 @@ fn next_header(bytes: &[u8]) -> Option<(HeaderName, HeaderValue, &[u8])> {
     Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?, rest))
 }
 
+/// Ends the exchange of an attempt without a response: it is free, except where the client itself broke off what the
+/// origin had begun to read (the exchange's drop).
+pub fn end_failed(exchange: Option<Exchange>, refusal: &Refusal) {
+    if let Some(exchange) = exchange
+        && *refusal != Refusal::UploadBroken
+    {
+        exchange.origin_failed(refusal.status());
+    }
+}
+
 /// What a client is told of a failed attempt.
 pub fn refusal_of(error: &SendError) -> Refusal {
     match error {
@@ -354,25 +378,34 @@ pub fn refusal_of(error: &SendError) -> Refusal {
             Refusal::UpstreamUnreachable(format!("no connection to {origin} ({})", source.kind()).into())
         }
         SendError::ConnectTimeout { .. } | SendError::Silent => Refusal::UpstreamTimeout,
+        SendError::Upload => Refusal::UploadBroken,
         SendError::Broken(_) => Refusal::UpstreamUnreachable("its connection broke".into()),
     }
 }
 
 /// Makes the response's head fit for the client and wraps its body, so that the exchange ends with its last byte.
-pub async fn finish(lane: &Rc<Lane>, answered: Answered, method: &Method, idle: Option<Duration>) -> Response<Reply> {
+///
+/// # Errors
+/// With `journal.sync: strict`, when the record of a response without a body could not be made durable.
+pub async fn finish(lane: &Rc<Lane>, answered: Answered, method: &Method) -> Result<Response<Reply>, Refusal> {
     let (mut parts, body) = answered.response.into_parts();
     let trailers = parts.headers.remove(TRAILER);
     remove_hop_by_hop(&mut parts.headers);
     if let Some(trailers) = trailers {
         parts.headers.insert(TRAILER, trailers);
     }
-    parts.version = Version::HTTP_11;
-    let metered = Metered::new(body, answered.exchange, Some(answered.lease), idle, Rc::clone(&lane.durability));
-    if metered.is_empty() || is_bodiless(method, parts.status) {
-        metered.finish_empty().await;
-        return Response::from_parts(parts, Reply::Full(None));
+    if !answered.request_whole {
+        // The origin may never read the rest, and then nobody does: what follows it would not be a request.
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Response::from_parts(parts, Reply::Metered(Box::new(metered)))
+    parts.version = Version::HTTP_11;
+    let durability = Rc::clone(&lane.durability);
+    let metered = Metered::new(body, answered.exchange, answered.lease, answered.limits, durability);
+    if metered.is_empty() || is_bodiless(method, parts.status) {
+        metered.finish_empty().await.map_err(|NotDurable| Refusal::JournalFull)?;
+        return Ok(Response::from_parts(parts, Reply::Full(None)));
+    }
+    Ok(Response::from_parts(parts, Reply::Metered(Box::new(metered))))
 }
 
 /// Responses that never have a body (RFC 9112, section 6.3).

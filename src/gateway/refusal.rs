@@ -43,6 +43,8 @@ pub enum Refusal {
     TooManyConcurrent,
     /// Not a request we can forward.
     BadRequest(&'static str),
+    /// The request's body broke off or stopped coming.
+    UploadBroken,
     /// Request line and headers are longer than `limits.header_bytes`, which is the number here.
     HeadTooLarge(usize),
     /// The path can be read in ways that cost differently.
@@ -103,6 +105,7 @@ impl Refusal {
             Self::LimitExceeded(_) | Self::SubscriptionInactive { .. } => StatusCode::PAYMENT_REQUIRED,
             Self::RateLimited(_) | Self::TooManyConcurrent => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest(_) | Self::AmbiguousPath => StatusCode::BAD_REQUEST,
+            Self::UploadBroken => StatusCode::REQUEST_TIMEOUT,
             Self::HeadTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NoUpstream | Self::UpstreamUnreachable(_) => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -125,7 +128,7 @@ impl Refusal {
             Self::SubscriptionInactive { .. } => "subscription_inactive",
             Self::RateLimited(_) => "rate_limited",
             Self::TooManyConcurrent => "too_many_concurrent",
-            Self::BadRequest(_) | Self::HeadTooLarge(_) => "bad_request",
+            Self::BadRequest(_) | Self::UploadBroken | Self::HeadTooLarge(_) => "bad_request",
             Self::AmbiguousPath => "ambiguous_path",
             Self::NoUpstream | Self::UpstreamUnreachable(_) => "upstream_unreachable",
             Self::UpstreamTimeout => "upstream_timeout",
@@ -152,6 +155,7 @@ impl Refusal {
             Self::RateLimited(wait) => format!("Too many requests; try again in {} s.", seconds_up(*wait)),
             Self::TooManyConcurrent => "Too many requests at once; wait for one to end.".into(),
             Self::UntrustedTenantHeader(why) | Self::BadRequest(why) => (*why).into(),
+            Self::UploadBroken => "The request's body broke off or stopped coming.".into(),
             Self::HeadTooLarge(limit) => format!("Request line and headers together may have {limit} bytes."),
             Self::AmbiguousPath => "The path has a dot segment (`.` or `..`); send it resolved.".into(),
             Self::NoUpstream => "No upstream is configured for this host and path.".into(),

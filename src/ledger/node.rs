@@ -7,8 +7,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::budget::{Budget, Short};
 use super::{Ask, Ledger, LedgerError};
 use crate::clock::Clock;
-use crate::journal::{Batch, Journal, Record, batch};
+use crate::journal::{Batch, Health, Journal, Record, batch};
 use crate::records::{Flushed, Records, RecordsError};
 use crate::testing::crash_point;
 use crate::units::Account;
@@ -67,6 +67,8 @@ pub struct Node {
     shipped_ms: AtomicI64,
     /// When it was last said that the ledger does not answer.
     complained_ms: AtomicI64,
+    /// Not below any `ctr` of a budget that has left memory: one that comes back must not be taken for an old message.
+    last_ctr: AtomicU64,
 }
 
 /// The receiving end of a node's queue, for [`Node::run_settler`].
@@ -77,6 +79,7 @@ impl Node {
     #[must_use]
     pub fn new(parts: Parts) -> (Arc<Self>, Queue) {
         let (queue, receiver) = mpsc::channel(QUEUE);
+        let first_ctr = u64::from(parts.journal.boot()) << 40;
         let node = Self {
             parts,
             budgets: DashMap::new(),
@@ -84,6 +87,7 @@ impl Node {
             active: Mutex::default(),
             shipped_ms: AtomicI64::new(i64::MIN),
             complained_ms: AtomicI64::new(i64::MIN),
+            last_ctr: AtomicU64::new(first_ctr),
         };
         (Arc::new(node), Queue(receiver))
     }
@@ -95,8 +99,7 @@ impl Node {
             budget.set_plan(plan_version, cap);
             return budget;
         }
-        let boot = self.parts.journal.boot();
-        let fresh = || Arc::new(Budget::new(account.clone(), boot, plan_version, cap));
+        let fresh = || Arc::new(Budget::new(account.clone(), self.last_ctr.load(Acquire), plan_version, cap));
         let budget = Arc::clone(&self.budgets.entry(account.clone()).or_insert_with(fresh));
         budget.set_plan(plan_version, cap);
         budget
@@ -141,8 +144,8 @@ impl Node {
             }
             return Ok(());
         }
-        let now_ms = self.parts.clock.now_ms();
-        if budget.is_loaded() && budget.is_paused(now_ms) {
+        let now_ms = || self.parts.clock.now_ms();
+        if budget.is_loaded() && budget.is_paused(cost, now_ms()) {
             return Err(Short::Spent);
         }
         budget.reserve(cost, self.parts.wait, now_ms, || self.kick(budget)).await
@@ -204,7 +207,13 @@ impl Node {
     /// Budgets leave memory when no tenant there points to them and the records hold all they counted.
     fn forget_resting(&self, now_ms: i64) {
         let since_ms = (now_ms - FORGET_AFTER_MS).min(self.shipped_ms.load(Relaxed));
-        self.budgets.retain(|_, budget| Arc::strong_count(budget) > 1 || !budget.is_at_rest(since_ms));
+        self.budgets.retain(|_, budget| {
+            let stays = Arc::strong_count(budget) > 1 || !budget.is_at_rest(since_ms);
+            if !stays {
+                self.last_ctr.fetch_max(budget.last_ctr(), AcqRel);
+            }
+            stays
+        });
     }
 
     fn idle_holders(&self, now_ms: i64) -> impl Iterator<Item = Arc<Budget>> {
@@ -235,7 +244,7 @@ impl Node {
                     Ok(totals) => budget.load(totals.own, totals.all),
                     Err(error) => {
                         tracing::warn!(%error, account = ?budget.account(), "cannot read an account's totals");
-                        budget.no_answer();
+                        budget.cannot_settle();
                         continue;
                     }
                 }
@@ -268,6 +277,8 @@ impl Node {
             }
             Err(error) => {
                 self.complain(&error, asks.len(), now_ms);
+                // What they have used is still to be said, also of those that are not used again.
+                self.active.lock().extend(asks.into_iter().map(|ask| ask.account));
                 for budget in budgets {
                     budget.no_answer();
                 }
@@ -316,14 +327,40 @@ impl Shipper {
     /// [`ShipError`]: nothing is lost, the next call goes on.
     pub async fn ship(&mut self) -> Result<(), ShipError> {
         let started_ms = self.node.parts.clock.now_ms();
+        // Of a clock that was set back, "before" says nothing until this call has ended.
+        self.node.shipped_ms.fetch_min(started_ms, Relaxed);
         loop {
             let more = self.read_new()?;
             self.flush().await?;
             if !more {
                 self.node.shipped_ms.store(started_ms, Relaxed);
-                return Ok(());
+                return self.make_room();
             }
         }
+    }
+
+    /// On a full disk, what the records hold need not lie here too, however young it is.
+    fn make_room(&self) -> Result<(), ShipError> {
+        let journal = &self.node.parts.journal;
+        if journal.health() != Health::Full {
+            return Ok(());
+        }
+        for (worker, flushed_seq) in &self.read {
+            journal.trim(*worker, *flushed_seq, i64::MAX)?;
+        }
+        Ok(())
+    }
+
+    /// Records of this node's journal that are not in the records' database yet.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        let journal = &self.node.parts.journal;
+        let flushed = |worker| {
+            let waiting = self.unflushed.iter().find(|batch| batch.worker == worker).map(|batch| batch.from - 1);
+            waiting.or_else(|| self.read.get(&worker).copied()).unwrap_or(0)
+        };
+        let workers = journal.workers().into_iter();
+        workers.map(|worker| journal.written(worker).saturating_sub(flushed(worker))).sum()
     }
 
     /// Reads and folds new durable records; true if there may be more.
@@ -364,12 +401,13 @@ impl Shipper {
             *sums.entry((record.tenant, record.period, record.meter)).or_default() += record.units;
         }
         *noted = records.last().map_or(*noted, |last| last.seq.max(*noted));
+        let now_ms = self.node.parts.clock.now_ms();
         let mut active = self.node.active.lock();
         for ((tenant, period, meter), units) in sums {
             let Some(meter) = self.node.parts.journal.names().get(meter) else { continue };
             let account = Account { tenant, period, meter };
             if let Some(budget) = self.node.budgets.get(&account) {
-                budget.note_durable(units);
+                budget.note_durable(units, now_ms);
                 active.insert(account);
             }
         }

@@ -5,6 +5,8 @@ pub mod gateway;
 pub mod origin;
 pub mod postgres;
 pub mod process;
+pub mod programs;
+pub mod raw;
 
 pub use client::{Client, Got};
 pub use gateway::Gateway;
