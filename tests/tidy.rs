@@ -27,7 +27,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         &["accounts", "clock", "config", "journal", "ledger", "meter", "pricing", "telemetry", "units", "upstream"],
     ),
     ("serve", &["config", "drain", "gateway", "upstream"]),
-    ("config", &["journal", "pricing"]),
+    ("config", &["journal", "pricing", "records"]),
     ("stripe", &["clock", "config", "period", "pricing", "records", "testing", "units"]),
     ("sandbox", &["clock"]),
     ("control", &["clock", "config", "period", "pricing", "records", "telemetry", "units"]),

@@ -121,8 +121,8 @@ pub struct Cidr {
 /// Where state lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
-    /// `sqlite:path`.
-    pub records: String,
+    /// `sqlite:path` or `postgres://…`; a secret for the password in it.
+    pub records: Secret,
     /// Which ledger.
     pub ledger: LedgerUrl,
     /// Beat of batches and settles.

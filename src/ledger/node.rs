@@ -34,6 +34,8 @@ const READ_AT_MOST: usize = 65_536;
 const BATCHES_AT_MOST: usize = 64;
 /// A budget leaves memory after so long without a request.
 const FORGET_AFTER_MS: i64 = 600_000;
+/// At most one complaint about the ledger in so many milliseconds.
+const COMPLAINTS_MS: i64 = 1_000;
 /// Every so many beats, idle ceilings are given back and budgets at rest forgotten.
 const SWEEP_BEATS: u64 = 8;
 
@@ -63,6 +65,8 @@ pub struct Node {
     active: Mutex<HashSet<Account>>,
     /// Everything that was completed before this moment is in the records.
     shipped_ms: AtomicI64,
+    /// When it was last said that the ledger does not answer.
+    complained_ms: AtomicI64,
     /// Not below any `ctr` of a budget that has left memory: one that comes back must not be taken for an old message.
     last_ctr: AtomicU64,
 }
@@ -82,6 +86,7 @@ impl Node {
             queue,
             active: Mutex::default(),
             shipped_ms: AtomicI64::new(i64::MIN),
+            complained_ms: AtomicI64::new(i64::MIN),
             last_ctr: AtomicU64::new(first_ctr),
         };
         (Arc::new(node), Queue(receiver))
@@ -249,6 +254,15 @@ impl Node {
         loaded
     }
 
+    /// Says so once a second at most: while the ledger is away, every request that is short asks for a settle.
+    fn complain(&self, error: &LedgerError, accounts: usize, now_ms: i64) {
+        let last_ms = self.complained_ms.load(Relaxed);
+        if now_ms.saturating_sub(last_ms).abs() >= COMPLAINTS_MS {
+            self.complained_ms.store(now_ms, Relaxed);
+            tracing::warn!(%error, accounts, "no answer from the ledger");
+        }
+    }
+
     async fn settle_loaded(&self, budgets: &[Arc<Budget>]) {
         let now_ms = self.parts.clock.now_ms();
         let asks: Vec<Ask> = budgets.iter().map(|budget| budget.ask(now_ms)).collect();
@@ -262,7 +276,7 @@ impl Node {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, accounts = asks.len(), "no answer from the ledger");
+                self.complain(&error, asks.len(), now_ms);
                 // What they have used is still to be said, also of those that are not used again.
                 self.active.lock().extend(asks.into_iter().map(|ask| ask.account));
                 for budget in budgets {

@@ -32,6 +32,7 @@ mod judge;
 mod ledger_contract;
 mod origin_trouble;
 mod periods;
+mod postgres;
 mod proxy;
 mod random;
 mod records_crash;

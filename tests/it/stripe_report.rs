@@ -42,7 +42,7 @@ impl World {
     async fn start() -> Self {
         let clock = Clock::manual(START.parse().unwrap());
         let dir = tempfile::tempdir().unwrap();
-        let url = format!("sqlite:{}", dir.path().join("tollgate.db").display());
+        let url = crate::support::postgres::database_for(dir.path());
         let records = Records::open(&url).await.unwrap();
         let sandbox = sandbox::start(sandbox::Config::on_loopback(clock.clone())).await.unwrap();
         let node = NodeId("node-1".into());
