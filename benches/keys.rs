@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sha2::Digest as _;
-use tollgate::accounts::Accounts;
+use tollgate::accounts::{Accounts, hash};
 use tollgate::clock::Clock;
 use tollgate::journal::{self, Journal};
 use tollgate::ledger::embedded::Embedded;
@@ -61,7 +61,7 @@ async fn measure(keys: u64) {
     let loaded = keys.min(LOADED);
     let started = Instant::now();
     for n in 0..loaded {
-        accounts.by_secret(secret(spread(n, keys)).as_bytes()).await.unwrap().unwrap();
+        accounts.by_hash(hash(secret(spread(n, keys)).as_bytes())).await.unwrap().unwrap();
     }
     let cold = started.elapsed() / u32::try_from(loaded).unwrap();
     let per_key = (resident_kib().saturating_sub(before)) as f64 * 1024.0 / loaded as f64;
@@ -82,7 +82,7 @@ async fn warm(accounts: &Accounts, loaded: u64, keys: u64) -> Duration {
     let mut times = 0;
     while times < SAMPLE {
         for secret in &secrets {
-            accounts.by_secret(secret.as_bytes()).await.unwrap().unwrap();
+            accounts.by_hash(hash(secret.as_bytes())).await.unwrap().unwrap();
             times += 1;
         }
     }

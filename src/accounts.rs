@@ -25,6 +25,12 @@ pub use tenant::{Entry, State};
 /// SHA-256 of a key's secret.
 pub type KeyHash = [u8; 32];
 
+/// What a secret is stored and found by.
+#[must_use]
+pub fn hash(secret: &[u8]) -> KeyHash {
+    Sha256::digest(secret).into()
+}
+
 /// An unknown key stays unknown for so long.
 const UNKNOWN_MS: i64 = 1_000;
 /// Unknown keys remembered at most; beyond that each is looked up.
@@ -151,12 +157,11 @@ impl Accounts {
         }
     }
 
-    /// Who presents `secret`.
+    /// Who presents the secret with this hash.
     ///
     /// # Errors
     /// [`LookupError`] when memory does not know and the records do not answer.
-    pub async fn by_secret(&self, secret: &[u8]) -> Result<Result<Arc<KeyEntry>, Refusal>, LookupError> {
-        let hash: KeyHash = Sha256::digest(secret).into();
+    pub async fn by_hash(&self, hash: KeyHash) -> Result<Result<Arc<KeyEntry>, Refusal>, LookupError> {
         let now_ms = self.clock.now_ms();
         if let Some(known) = self.remembered(&hash, now_ms) {
             return Ok(known);

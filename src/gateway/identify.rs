@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, Uri};
 
 use super::refusal::Refusal;
 use super::{X_TENANT_FEATURES, X_TENANT_ID, X_TENANT_PLAN};
-use crate::accounts::{self, Accounts, Entry, KeyEntry};
+use crate::accounts::{self, Accounts, Entry, KeyEntry, KeyHash};
 use crate::config::settings::{Cidr, Identity};
 
 /// Who calls.
@@ -25,7 +25,8 @@ pub struct Caller {
 /// Credentials taken out of a request.
 #[derive(Debug, Default)]
 pub struct Presented {
-    secret: Option<Vec<u8>>,
+    /// Of the secret, which goes no further than this.
+    key: Option<KeyHash>,
     tenant: Option<String>,
     trusted: bool,
 }
@@ -42,14 +43,14 @@ pub fn take_credentials(parts: &mut Parts, identity: &Identity, peer: IpAddr) ->
             parts.headers.remove(name);
         }
     }
-    let mut secret = None;
+    let mut key = None;
     for name in &identity.key_headers {
-        secret = secret.or_else(|| take_header(parts, name, identity));
+        key = key.or_else(|| take_header(parts, name, identity));
     }
     if let Some(parameter) = &identity.key_query {
-        secret = secret.or_else(|| take_query(parts, parameter, identity));
+        key = key.or_else(|| take_query(parts, parameter, identity));
     }
-    Presented { secret, tenant, trusted }
+    Presented { key, tenant, trusted }
 }
 
 /// Whether what `peer` says about others is believed.
@@ -58,13 +59,14 @@ pub fn is_trusted(identity: &Identity, peer: IpAddr) -> bool {
     identity.trusted.iter().any(|block| contains(block, peer))
 }
 
-fn take_header(parts: &mut Parts, name: &HeaderName, identity: &Identity) -> Option<Vec<u8>> {
+fn take_header(parts: &mut Parts, name: &HeaderName, identity: &Identity) -> Option<KeyHash> {
     let value = parts.headers.get(name)?;
-    let secret = if name == AUTHORIZATION { bearer(value)? } else { value.as_bytes() }.to_vec();
+    let secret = if name == AUTHORIZATION { bearer(value)? } else { value.as_bytes() };
+    let key = (!secret.is_empty()).then(|| accounts::hash(secret));
     if !identity.forward_credentials {
         parts.headers.remove(name);
     }
-    (!secret.is_empty()).then_some(secret)
+    key
 }
 
 /// The token of `Bearer token` (RFC 6750); other schemes are the origin's business and stay.
@@ -73,10 +75,10 @@ fn bearer(value: &HeaderValue) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-fn take_query(parts: &mut Parts, parameter: &str, identity: &Identity) -> Option<Vec<u8>> {
+fn take_query(parts: &mut Parts, parameter: &str, identity: &Identity) -> Option<KeyHash> {
     let query = parts.uri.query()?;
     let is_it = |pair: &&str| pair.split_once('=').is_some_and(|(name, _)| name == parameter);
-    let secret = query.split('&').find(is_it)?.split_once('=')?.1.as_bytes().to_vec();
+    let key = accounts::hash(query.split('&').find(is_it)?.split_once('=')?.1.as_bytes());
     if !identity.forward_credentials {
         let rest = query.split('&').filter(|pair| !is_it(pair)).collect::<Vec<_>>().join("&");
         let path = parts.uri.path();
@@ -84,7 +86,7 @@ fn take_query(parts: &mut Parts, parameter: &str, identity: &Identity) -> Option
         // Parts of a valid target are a valid target.
         parts.uri = Uri::try_from(target).ok()?;
     }
-    Some(secret)
+    Some(key)
 }
 
 /// Finds out who presented this.
@@ -92,9 +94,9 @@ fn take_query(parts: &mut Parts, parameter: &str, identity: &Identity) -> Option
 /// # Errors
 /// The refusal to send.
 pub async fn identify(presented: Presented, identity: &Identity, accounts: &Accounts) -> Result<Caller, Refusal> {
-    match (presented.secret, presented.tenant) {
-        (Some(secret), named) => {
-            let key = by_secret(&secret, accounts).await?;
+    match (presented.key, presented.tenant) {
+        (Some(hash), named) => {
+            let key = by_hash(hash, accounts).await?;
             check_agreement(&key, named.filter(|_| presented.trusted), accounts).await?;
             Ok(Caller { tenant: Arc::clone(&key.tenant), key: Some(key) })
         }
@@ -109,8 +111,8 @@ pub async fn identify(presented: Presented, identity: &Identity, accounts: &Acco
     }
 }
 
-async fn by_secret(secret: &[u8], accounts: &Accounts) -> Result<Arc<KeyEntry>, Refusal> {
-    match accounts.by_secret(secret).await {
+async fn by_hash(hash: KeyHash, accounts: &Accounts) -> Result<Arc<KeyEntry>, Refusal> {
+    match accounts.by_hash(hash).await {
         Ok(Ok(key)) => Ok(key),
         Ok(Err(accounts::Refusal::Unknown)) => Err(Refusal::UnknownCredential),
         Ok(Err(accounts::Refusal::Revoked)) => Err(Refusal::RevokedCredential),
