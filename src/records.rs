@@ -19,6 +19,7 @@ mod anchor;
 mod audit;
 mod db;
 mod flush;
+mod generations;
 mod history;
 mod keys;
 #[cfg(test)]
@@ -30,6 +31,8 @@ mod rows;
 mod seal;
 mod settle;
 mod tenants;
+
+pub use generations::{Ended, Holds, NodeState};
 
 /// The database. Cheap to clone.
 #[derive(Clone, Debug)]
