@@ -113,6 +113,17 @@ impl Budget {
         }
     }
 
+    /// Makes the next settle's `ctr` higher than `ctr`, that of an earlier budget of the same account.
+    pub fn continue_from(&self, ctr: u64) {
+        self.ctr.fetch_max(ctr, AcqRel);
+    }
+
+    /// The last settle's `ctr`.
+    #[must_use]
+    pub fn ctr(&self) -> u64 {
+        self.ctr.load(Acquire)
+    }
+
     /// Which counter.
     #[must_use]
     pub fn account(&self) -> &Account {
@@ -329,6 +340,7 @@ impl Budget {
                 }
             }
             Answer::Old => self.waiting.store(false, Release),
+            Answer::Closed { .. } => return self.no_answer(),
         }
         self.unanswered.store(false, Release);
         self.wake();

@@ -7,8 +7,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, Short};
-use super::{Ask, Ledger, LedgerError};
+use super::fence::Fence;
+use super::{Answer, Ask, Ledger, LedgerError};
 use crate::clock::Clock;
 use crate::journal::{Batch, Journal, Record, batch};
 use crate::records::{Flushed, Records, RecordsError};
@@ -52,6 +53,8 @@ pub struct Parts {
     pub batch: Duration,
     /// How long a request waits for a settle at most.
     pub wait: Duration,
+    /// Stop spending after ten minutes without an answer: for a ledger that others may rebuild without this node.
+    pub fence: bool,
 }
 
 /// The budgets of this node. Shared by all workers.
@@ -63,6 +66,15 @@ pub struct Node {
     active: Mutex<HashSet<Account>>,
     /// Everything that was completed before this moment is in the records.
     shipped_ms: AtomicI64,
+    /// One exchange with the ledger at a time, from the words to what the answers change: a node must not enter a new
+    /// generation of the ledger while an answer from the old one may still raise a ceiling.
+    turn: tokio::sync::Mutex<()>,
+    /// When to stop spending what the ledger granted; only for a ledger that may go on without this node.
+    fence: Option<Fence>,
+    /// The ledger answered the last settle; what changes is logged, not what lasts.
+    answered: AtomicBool,
+    /// The highest `ctr` of a forgotten budget: who takes its place begins above it.
+    forgotten_ctr: AtomicU64,
 }
 
 /// The receiving end of a node's queue, for [`Node::run_settler`].
@@ -73,7 +85,18 @@ impl Node {
     #[must_use]
     pub fn new(parts: Parts) -> (Arc<Self>, Queue) {
         let (queue, receiver) = mpsc::channel(QUEUE);
-        let node = Self { parts, budgets: DashMap::new(), queue, active: Mutex::default(), shipped_ms: AtomicI64::new(i64::MIN) };
+        let fence = parts.fence.then(Fence::new);
+        let node = Self {
+            parts,
+            budgets: DashMap::new(),
+            queue,
+            active: Mutex::default(),
+            shipped_ms: AtomicI64::new(i64::MIN),
+            turn: tokio::sync::Mutex::default(),
+            fence,
+            answered: AtomicBool::new(true),
+            forgotten_ctr: AtomicU64::new(0),
+        };
         (Arc::new(node), Queue(receiver))
     }
 
@@ -85,7 +108,11 @@ impl Node {
             return budget;
         }
         let boot = self.parts.journal.boot();
-        let fresh = || Arc::new(Budget::new(account.clone(), boot, plan_version, cap));
+        let fresh = || {
+            let budget = Budget::new(account.clone(), boot, plan_version, cap);
+            budget.continue_from(self.forgotten_ctr.load(Relaxed));
+            Arc::new(budget)
+        };
         let budget = Arc::clone(&self.budgets.entry(account.clone()).or_insert_with(fresh));
         budget.set_plan(plan_version, cap);
         budget
@@ -124,6 +151,17 @@ impl Node {
     /// # Errors
     /// See [`Budget::reserve`].
     pub async fn reserve(&self, budget: &Arc<Budget>, cost: u64) -> Result<(), Short> {
+        self.reserve_held(budget, cost).await?;
+        // After the subtraction: a process that was paused in between must not spend what others may hold by now.
+        if self.fence.as_ref().is_some_and(Fence::is_over) && budget.view().cap.is_some() {
+            budget.complete(cost, 0, self.parts.clock.now_ms());
+            self.kick(budget);
+            return Err(Short::NoAnswer);
+        }
+        Ok(())
+    }
+
+    async fn reserve_held(&self, budget: &Arc<Budget>, cost: u64) -> Result<(), Short> {
         if budget.try_reserve(cost) {
             if budget.wants_settle() {
                 self.push(budget);
@@ -149,7 +187,7 @@ impl Node {
                 () = cancel.cancelled() => break,
                 received = queue.recv_many(&mut short, ASKS_AT_MOST) => {
                     if received == 0 { break }
-                    self.settle(&std::mem::take(&mut short)).await;
+                    drop(self.settle(&std::mem::take(&mut short)).await);
                 }
                 _ = beat.tick() => {
                     beats += 1;
@@ -159,8 +197,9 @@ impl Node {
         }
     }
 
-    /// On drain: says of every account that this node holds no more than it has used.
-    pub async fn give_everything_back(&self) {
+    /// On drain: says of every account that this node holds no more than it has used. False if the ledger did not
+    /// take note of all.
+    pub async fn give_everything_back(&self) -> bool {
         let holders: Vec<_> = self
             .budgets
             .iter()
@@ -168,7 +207,7 @@ impl Node {
             .map(|entry| Arc::clone(entry.value()))
             .collect();
         holders.iter().for_each(|budget| budget.recall());
-        self.settle(&holders).await;
+        self.settle(&holders).await.is_empty()
     }
 
     /// Beat of batches and settles.
@@ -185,13 +224,19 @@ impl Node {
             self.forget_resting(now_ms);
             due.extend(self.idle_holders(now_ms).filter(|b| !active.contains(b.account())));
         }
-        self.settle(&due).await;
+        drop(self.settle(&due).await);
     }
 
     /// Budgets leave memory when no tenant there points to them and the records hold all they counted.
     fn forget_resting(&self, now_ms: i64) {
         let since_ms = (now_ms - FORGET_AFTER_MS).min(self.shipped_ms.load(Relaxed));
-        self.budgets.retain(|_, budget| Arc::strong_count(budget) > 1 || !budget.is_at_rest(since_ms));
+        self.budgets.retain(|_, budget| {
+            let stays = Arc::strong_count(budget) > 1 || !budget.is_at_rest(since_ms);
+            if !stays {
+                self.forgotten_ctr.fetch_max(budget.ctr(), Relaxed);
+            }
+            stays
+        });
     }
 
     fn idle_holders(&self, now_ms: i64) -> impl Iterator<Item = Arc<Budget>> {
@@ -204,13 +249,19 @@ impl Node {
         idle.into_iter()
     }
 
-    async fn settle(&self, budgets: &[Arc<Budget>]) {
+    /// Settles; answers the accounts of which the ledger took no note.
+    pub(super) async fn settle(&self, budgets: &[Arc<Budget>]) -> Vec<Account> {
+        let mut missed = Vec::new();
         for some in budgets.chunks(ASKS_AT_MOST) {
             let loaded = self.load(some).await;
+            if loaded.len() < some.len() {
+                missed.extend(some.iter().filter(|budget| !budget.is_loaded()).map(|budget| budget.account().clone()));
+            }
             if !loaded.is_empty() {
-                self.settle_loaded(&loaded).await;
+                missed.extend(self.settle_loaded(&loaded).await);
             }
         }
+        missed
     }
 
     /// Reads base totals where they are missing; those that cannot be read are told that there is no answer.
@@ -232,8 +283,9 @@ impl Node {
         loaded
     }
 
-    async fn settle_loaded(&self, budgets: &[Arc<Budget>]) {
-        let now_ms = self.parts.clock.now_ms();
+    async fn settle_loaded(&self, budgets: &[Arc<Budget>]) -> Vec<Account> {
+        let _turn = self.turn.lock().await;
+        let (now_ms, sent) = (self.parts.clock.now_ms(), Fence::now());
         let asks: Vec<Ask> = budgets.iter().map(|budget| budget.ask(now_ms)).collect();
         let answers = self.parts.ledger.settle(self.parts.journal.node(), &asks).await;
         count_settle(&answers);
@@ -243,16 +295,64 @@ impl Node {
                 for ((budget, ask), answer) in budgets.iter().zip(&asks).zip(&answers) {
                     budget.answer(ask, answer, now_ms);
                 }
+                self.note_answered(&answers, sent);
+                if !self.answered.swap(true, Relaxed) {
+                    tracing::info!("the ledger answers again");
+                }
+                let missed = asks.into_iter().zip(&answers).filter(|(_, answer)| !is_noted(answer));
+                missed.map(|(ask, _)| ask.account).collect()
             }
             Err(error) => {
-                tracing::warn!(%error, accounts = asks.len(), "no answer from the ledger");
+                if self.answered.swap(false, Relaxed) {
+                    tracing::warn!(%error, accounts = asks.len(), "no answer from the ledger");
+                }
                 budgets.iter().for_each(|budget| budget.no_answer());
+                asks.into_iter().map(|ask| ask.account).collect()
             }
         }
     }
+
+    fn note_answered(&self, answers: &[Answer], sent: Duration) {
+        if let Some(fence) = &self.fence
+            && answers.iter().any(is_noted)
+        {
+            fence.answered(sent);
+        }
+    }
+
+    /// Keeps the settler from the ledger while the node enters a generation of it.
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// Says of every account that `of` picks what this node holds and has used, and of those in `also` too; answers
+    /// the accounts of which the ledger took no note.
+    ///
+    /// Left out is what a rebuilt ledger reads from the records itself: budgets that hold nothing and whose use is all
+    /// flushed.
+    pub(super) async fn register(&self, of: impl Fn(&Account) -> bool, also: Vec<Account>) -> Vec<Account> {
+        let shipped_ms = self.shipped_ms.load(Relaxed);
+        let holders = self.budgets.iter().filter(|entry| of(entry.key()) && entry.is_loaded());
+        let holders = holders.filter(|entry| !entry.is_at_rest(shipped_ms)).map(|entry| Arc::clone(entry.value()));
+        let mut budgets: HashMap<_, _> = holders.map(|budget| (budget.account().clone(), budget)).collect();
+        for account in also {
+            // Its plan is told by the next request; until then it asks for nothing.
+            let budget = self.budget(&account, 0, Some(0));
+            budgets.insert(account, budget);
+        }
+        self.settle(&budgets.into_values().collect::<Vec<_>>()).await
+    }
 }
 
-fn count_settle(answers: &Result<Vec<super::Answer>, LedgerError>) {
+fn is_noted(answer: &Answer) -> bool {
+    match answer {
+        Answer::Settled { .. } => true,
+        Answer::Closed { noted } => *noted,
+        Answer::Old => false,
+    }
+}
+
+fn count_settle(answers: &Result<Vec<Answer>, LedgerError>) {
     let result = match answers {
         Ok(_) => "ok",
         Err(LedgerError::Unavailable(_)) => "unavailable",

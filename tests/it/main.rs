@@ -17,6 +17,7 @@ mod control_api;
 mod crash;
 mod exactness;
 mod flush_seal;
+mod generations;
 mod journal_crash;
 mod judge;
 mod ledger_contract;

@@ -4,7 +4,9 @@ pub mod client;
 pub mod gateway;
 pub mod origin;
 pub mod process;
+pub mod redis;
 
 pub use client::{Client, Got};
 pub use gateway::Gateway;
 pub use origin::Origin;
+pub use redis::RedisServer;
