@@ -3,6 +3,7 @@
 
 mod caps;
 mod outage;
+mod rules;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
