@@ -10,6 +10,7 @@
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -26,6 +27,7 @@ mod generations;
 mod link;
 mod rebuild;
 mod script;
+mod servers;
 mod settle;
 mod url;
 mod wire;
@@ -38,6 +40,9 @@ pub use url::{Kind, SHAPES, Url, UrlError};
 use link::Link;
 use script::Scripts;
 
+/// A settle waits so long for its answer; then it is unknown whether it was applied.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 /// The ledger in Redis.
 pub struct Redis {
     link: Link,
@@ -45,6 +50,8 @@ pub struct Redis {
     records: Records,
     clock: Clock,
     buckets: Vec<State>,
+    /// A settle waits so long for its answer.
+    patience: Duration,
     /// Nodes alive, as last read from the records.
     nodes: AtomicU32,
     /// A survey is wanted before its time.
@@ -73,30 +80,24 @@ impl Redis {
             records,
             clock,
             buckets,
+            patience: PATIENCE,
             nodes: AtomicU32::new(1),
             work: Notify::new(),
         }
     }
 
-    /// Connects, and checks that this Redis can be a ledger; false if it cannot be reached.
+    /// The same, but a settle waits for its answer so long instead of 100 ms.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Connects, and checks that this Redis can be a ledger; false if none of its servers can be reached.
     ///
     /// # Errors
     /// [`Unfit`] with what to change.
     pub async fn connect(&self) -> Result<bool, Unfit> {
-        let (opened, servers) = match self.link.open().await {
-            Ok(opened) => opened,
-            Err(error) => {
-                tracing::warn!(%error, redis = %self.link.url(), "the ledger cannot be reached");
-                return Ok(false);
-            }
-        };
-        if servers.is_empty() {
-            return Err(Unfit::Silent("servers"));
-        }
-        servers.iter().try_for_each(|info| check::judge(info, !self.link.is_one_server()))?;
-        self.link.take(opened);
-        tracing::info!(redis = %self.link.url(), "the ledger is connected");
-        Ok(true)
+        self.link.open().await
     }
 
     fn state(&self, bucket: Bucket) -> &State {
@@ -113,10 +114,9 @@ impl Redis {
         if !self.state(bucket).silent.swap(true, AcqRel) {
             self.work.notify_one();
         }
-        if self.link.is_one_server() {
-            for state in &self.buckets {
-                state.silent.store(true, Release);
-            }
+        let server = self.link.server_of(bucket);
+        for other in Bucket::all().filter(|other| self.link.server_of(*other) == server) {
+            self.state(other).silent.store(true, Release);
         }
     }
 

@@ -2,6 +2,7 @@
 //! journals and records. Each rule of the generations that protects a cap has a test that fails without it.
 
 mod caps;
+mod installations;
 mod outage;
 mod rules;
 
@@ -28,6 +29,8 @@ struct Site {
     records: Records,
     server: RedisServer,
     clock: Clock,
+    /// For the answer to a settle; longer than a node has, where a test steps by hand and its machine may be busy.
+    patience: Duration,
 }
 
 /// A node without its proxy: budgets, settler, journal; the rebuild is run by hand or beside it.
@@ -48,7 +51,7 @@ impl Site {
     async fn with(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::open(&format!("sqlite:{}/tollgate.db", folder.path().display())).await.unwrap();
-        Self { folder, records, server: RedisServer::with(options), clock: Clock::System }
+        Self { folder, records, server: RedisServer::with(options), clock: Clock::System, patience: PATIENCE }
     }
 
     /// A node of its own, known to the records, that is not in any generation yet.
@@ -57,16 +60,27 @@ impl Site {
     }
 
     async fn patient_peer(&self, name: &str, absent: Absent) -> Peer {
+        let url = self.server.url().parse().unwrap();
+        let redis = Redis::new(url, self.records.clone(), self.clock.clone()).with_patience(self.patience);
+        let redis = Arc::new(redis);
+        self.peer_of(name, redis, absent).await
+    }
+
+    /// A node on another Redis than the site's.
+    async fn peer_at(&self, name: &str, redis: Arc<Redis>) -> Peer {
+        self.peer_of(name, redis, Absent::Wait).await
+    }
+
+    async fn peer_of(&self, name: &str, redis: Arc<Redis>, absent: Absent) -> Peer {
         let journal = Arc::new(Journal::open(&journal_config(self.folder.path().join(name))).unwrap());
         self.records.register_node(journal.node(), journal.boot(), self.clock.now()).await.unwrap();
-        let redis = Arc::new(Redis::new(self.server.url().parse().unwrap(), self.records.clone(), self.clock.clone()));
         let (node, queue) = Node::new(Parts {
             ledger: Arc::clone(&redis) as Arc<dyn Ledger>,
             records: self.records.clone(),
             journal: Arc::clone(&journal),
             clock: self.clock.clone(),
             batch: Duration::from_millis(50),
-            wait: Duration::from_millis(500),
+            wait: self.patience.max(Duration::from_millis(500)),
             fence: true,
         });
         let id = journal.node().clone();

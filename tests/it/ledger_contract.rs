@@ -40,7 +40,7 @@ async fn redis(nodes: usize) -> Fixture {
     let (folder, records, clock) = records(nodes).await;
     let server = RedisServer::start();
     let redis = Redis::new(server.url().parse().expect("a URL"), records.clone(), clock.clone());
-    let redis = Arc::new(redis);
+    let redis = Arc::new(redis.with_patience(Duration::from_secs(10)));
     let journal = Journal::open(&journal_config(folder.path().join("journal"))).expect("a new journal opens");
     let (holds_nothing, _queue) = Node::new(Parts {
         ledger: Arc::clone(&redis) as Arc<dyn Ledger>,

@@ -26,16 +26,21 @@ impl Bucket {
         usize::from(self.0)
     }
 
+    /// What its keys are hashed by: the part between the braces.
+    pub(super) fn tag(self) -> String {
+        format!("tg:{}", self.0)
+    }
+
     /// The key of its generation.
     #[must_use]
     pub fn meta_key(self) -> String {
-        format!("{{tg:{}}}:m", self.0)
+        format!("{{{}}}:m", self.tag())
     }
 
     /// The key of an account in it.
     #[must_use]
     pub fn account_key(self, account: &Account) -> String {
-        format!("{{tg:{}}}:a:{}:{}:{}", self.0, account.tenant.0, account.period.0, account.meter)
+        format!("{{{}}}:a:{}:{}:{}", self.tag(), account.tenant.0, account.period.0, account.meter)
     }
 }
 

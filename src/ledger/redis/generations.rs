@@ -45,7 +45,7 @@ impl Redis {
         let looks = Bucket::all().map(|bucket| async move {
             let mut cmd = redis::cmd("HMGET");
             cmd.arg(bucket.meta_key()).arg("gen").arg("open").arg(format!("ok:{}", node.0));
-            (bucket, self.link.run(&cmd).await)
+            (bucket, self.link.run(bucket, &cmd).await)
         });
         let mut found = BTreeMap::new();
         for (bucket, answer) in join_all(looks).await {
@@ -67,7 +67,7 @@ impl Redis {
     /// Begins a generation, whose number is sent this once; answers the one that the bucket is in then.
     pub(super) async fn begin(&self, bucket: Bucket, generation: u64) -> Option<u64> {
         let arguments = [generation.to_string(), self.generation(bucket).to_string()];
-        let begun = self.scripts.begin.run(&self.link, &[bucket.meta_key()], &arguments).await;
+        let begun = self.scripts.begin.run(&self.link, bucket, &[bucket.meta_key()], &arguments).await;
         wire::int(begun.inspect_err(|error| tracing::warn!(?bucket, ?error, "a generation was not begun")).ok()?)
     }
 
@@ -81,7 +81,7 @@ impl Redis {
     /// This node has said what it holds in the generation it is in.
     pub(super) async fn confirm(&self, bucket: Bucket, node: &NodeId) -> bool {
         let arguments = [self.generation(bucket).to_string(), node.0.to_string()];
-        let confirmed = self.scripts.confirm.run(&self.link, &[bucket.meta_key()], &arguments).await;
+        let confirmed = self.scripts.confirm.run(&self.link, bucket, &[bucket.meta_key()], &arguments).await;
         confirmed.ok().and_then(wire::words).is_some_and(|(word, _)| word == "OK")
     }
 
@@ -89,7 +89,7 @@ impl Redis {
     pub(super) async fn open(&self, bucket: Bucket, nodes: &[NodeId]) -> Opening {
         let mut arguments = vec![self.generation(bucket).to_string()];
         arguments.extend(nodes.iter().map(|node| node.0.to_string()));
-        let opened = self.scripts.open.run(&self.link, &[bucket.meta_key()], &arguments).await;
+        let opened = self.scripts.open.run(&self.link, bucket, &[bucket.meta_key()], &arguments).await;
         match opened.ok().and_then(wire::words) {
             Some((word, _)) if word == "OPEN" => Opening::Open,
             Some((word, nodes)) if word == "WAIT" => {

@@ -1,112 +1,39 @@
-//! The connection: one set per node, opened by whoever surveys the buckets, never by a request.
+//! The connections: one to each server that has buckets, opened by whoever surveys them, never by a request.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::cluster::ClusterClient;
-use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
-use redis::io::tcp::TcpSettings;
-use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-    RedisConnectionInfo, RedisError, ServerErrorKind, TlsMode, Value,
-};
+use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
+use super::servers::{self, Address};
 use super::url::{Kind, Url};
+use super::{Bucket, Unfit, check};
 use crate::ledger::LedgerError;
 
-/// To connect and greet; spent in the background only.
-const CONNECT: Duration = Duration::from_secs(1);
-/// For an answer; then it is unknown whether the command was carried out.
-const ANSWER: Duration = Duration::from_millis(100);
-/// Commands on the wire at once, before the client waits with more.
-const PIPELINE: usize = 1024;
+/// To find the servers, connect to all and greet them; spent in the background only.
+const OPEN: Duration = Duration::from_secs(2);
 
-/// A connection that may be missing.
+/// Which server has which bucket, and a connection to each that can be reached.
 pub(super) struct Link {
     url: Url,
-    connection: RwLock<Option<Connection>>,
+    routes: RwLock<Routes>,
 }
 
-#[derive(Clone)]
-enum Connection {
-    One(MultiplexedConnection),
-    Cluster(ClusterConnection),
+#[derive(Default)]
+struct Routes {
+    servers: Vec<Server>,
+    /// By bucket: its server's place; empty before the first look.
+    of: Vec<usize>,
+    /// A server said that a bucket is elsewhere.
+    stale: bool,
 }
 
-impl Link {
-    pub(super) fn new(url: Url) -> Self {
-        Self { url, connection: RwLock::default() }
-    }
-
-    pub(super) fn url(&self) -> &Url {
-        &self.url
-    }
-
-    pub(super) fn is_up(&self) -> bool {
-        self.connection.read().is_some()
-    }
-
-    /// Whether one process answers for all buckets, so that its silence is that of all.
-    pub(super) fn is_one_server(&self) -> bool {
-        self.url.kind != Kind::Cluster
-    }
-
-    /// Opens the connection anew and answers `INFO` of every server that takes writes; it is used from
-    /// [`Link::take`] on.
-    pub(super) async fn open(&self) -> Result<(Opened, Vec<String>), LedgerError> {
-        let opening = async {
-            let mut connection = connect(&self.url).await?;
-            let info = connection.info().await?;
-            Ok((Opened(connection), info))
-        };
-        match tokio::time::timeout(2 * CONNECT, opening).await {
-            Ok(opened) => opened.map_err(|error: RedisError| unavailable(&error)),
-            Err(_) => Err(LedgerError::Unavailable(format!("{}: no connection in time", self.url).into())),
-        }
-    }
-
-    pub(super) fn take(&self, opened: Opened) {
-        *self.connection.write() = Some(opened.0);
-    }
-
-    /// Sends one command, once.
-    pub(super) async fn run(&self, cmd: &Cmd) -> Result<Value, Failure> {
-        let connection = self.connection.read().clone();
-        let Some(mut connection) = connection else { return Err(Failure::NotSent("not connected".into())) };
-        let answered = match &mut connection {
-            Connection::One(one) => one.req_packed_command(cmd).await,
-            Connection::Cluster(cluster) => cluster.req_packed_command(cmd).await,
-        };
-        answered.and_then(Value::extract_error).map_err(|error| self.failed(&error))
-    }
-
-    fn failed(&self, error: &RedisError) -> Failure {
-        let text: Arc<str> = error.to_string().into();
-        if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) {
-            return Failure::NoScript;
-        }
-        // A server that was demoted: its successor is looked for. A Cluster's client finds it by itself.
-        let demoted = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
-        if demoted || (error.is_io_error() && !error.is_timeout()) {
-            self.forget();
-        }
-        if never_carried_out(error) { Failure::NotSent(text) } else { Failure::Unknown(text) }
-    }
-
-    /// Drops the connection: the next survey opens another. A Cluster's connection mends itself.
-    pub(super) fn forget(&self) {
-        if self.is_one_server() {
-            *self.connection.write() = None;
-        }
-    }
+struct Server {
+    address: Address,
+    connection: Option<MultiplexedConnection>,
 }
-
-/// A connection that was greeted but is not in use.
-pub(super) struct Opened(Connection);
 
 /// A command brought no answer.
 #[derive(Clone, Debug)]
@@ -119,6 +46,116 @@ pub(super) enum Failure {
     Unknown(Arc<str>),
 }
 
+impl Link {
+    pub(super) fn new(url: Url) -> Self {
+        Self { url, routes: RwLock::default() }
+    }
+
+    pub(super) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Whether every bucket has a connection.
+    pub(super) fn is_whole(&self) -> bool {
+        let routes = self.routes.read();
+        !routes.stale && !routes.of.is_empty() && routes.servers.iter().all(|server| server.connection.is_some())
+    }
+
+    /// Which server has the bucket, as a number; `None` before the first look.
+    pub(super) fn server_of(&self, bucket: Bucket) -> Option<usize> {
+        self.routes.read().of.get(bucket.index()).copied()
+    }
+
+    /// Looks for the servers and connects to those that are missing; false if none can be reached.
+    ///
+    /// # Errors
+    /// [`Unfit`]: a server that can be reached must not be used.
+    pub(super) async fn open(&self) -> Result<bool, Unfit> {
+        let Ok(places) = tokio::time::timeout(OPEN, servers::find(&self.url)).await else { return Ok(false) };
+        let (addresses, of) = match places {
+            Ok(places) => places,
+            Err(error) => {
+                tracing::debug!(%error, redis = %self.url, "the ledger cannot be reached");
+                return Ok(false);
+            }
+        };
+        let connecting = addresses.into_iter().map(|address| async {
+            let connection = match self.known(&address) {
+                Some(connection) => Some(connection),
+                None => self.connect(&address).await?,
+            };
+            Ok(Server { address, connection })
+        });
+        let servers: Vec<_> = futures_util::future::try_join_all(connecting).await?;
+        let reached = servers.iter().any(|server| server.connection.is_some());
+        *self.routes.write() = Routes { servers, of, stale: false };
+        Ok(reached)
+    }
+
+    fn known(&self, address: &Address) -> Option<MultiplexedConnection> {
+        let routes = self.routes.read();
+        routes.servers.iter().find(|server| server.address == *address)?.connection.clone()
+    }
+
+    /// A connection to a server that is fit; `None` if it cannot be reached.
+    async fn connect(&self, address: &Address) -> Result<Option<MultiplexedConnection>, Unfit> {
+        let greeting = async {
+            let mut connection = servers::connect(&self.url, address).await?;
+            let info: String = redis::cmd("INFO").query_async(&mut connection).await?;
+            Ok::<_, RedisError>((connection, info))
+        };
+        match tokio::time::timeout(OPEN, greeting).await {
+            Ok(Ok((connection, info))) => {
+                check::judge(&info, self.url.kind == Kind::Cluster)?;
+                tracing::info!(server = %address, "connected to the ledger");
+                Ok(Some(connection))
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, server = %address, "a server of the ledger cannot be reached");
+                Ok(None)
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Sends one command about a bucket, once.
+    pub(super) async fn run(&self, bucket: Bucket, cmd: &Cmd) -> Result<Value, Failure> {
+        let connection = {
+            let routes = self.routes.read();
+            let server = routes.of.get(bucket.index()).and_then(|place| routes.servers.get(*place));
+            server.and_then(|server| server.connection.clone())
+        };
+        let Some(mut connection) = connection else { return Err(Failure::NotSent("not connected".into())) };
+        let answered = connection.req_packed_command(cmd).await.and_then(Value::extract_error);
+        answered.map_err(|error| self.failed(bucket, &error))
+    }
+
+    fn failed(&self, bucket: Bucket, error: &RedisError) -> Failure {
+        if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) {
+            return Failure::NoScript;
+        }
+        // A server that was demoted, or is gone: its successor is looked for.
+        let demoted = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
+        if demoted || (error.is_io_error() && !error.is_timeout()) {
+            self.forget(bucket);
+        }
+        if error.is_cluster_error() {
+            self.routes.write().stale = true;
+        }
+        let text = error.to_string().into();
+        if never_carried_out(error) { Failure::NotSent(text) } else { Failure::Unknown(text) }
+    }
+
+    /// Drops the connection to the server of `bucket`: the next survey opens another.
+    pub(super) fn forget(&self, bucket: Bucket) {
+        let mut routes = self.routes.write();
+        let place = routes.of.get(bucket.index()).copied();
+        if let Some(server) = place.and_then(|place| routes.servers.get_mut(place)) {
+            server.connection = None;
+        }
+    }
+}
+
 impl From<Failure> for LedgerError {
     fn from(failure: Failure) -> Self {
         match failure {
@@ -129,7 +166,7 @@ impl From<Failure> for LedgerError {
     }
 }
 
-/// Refused before anything was done: wrong server, still loading, not allowed.
+/// Refused before anything was done: wrong server, still loading.
 fn never_carried_out(error: &RedisError) -> bool {
     matches!(
         error.kind(),
@@ -142,118 +179,6 @@ fn never_carried_out(error: &RedisError) -> bool {
                 | ServerErrorKind::CrossSlot
                 | ServerErrorKind::MasterDown
                 | ServerErrorKind::ReadOnly
-        ) | ErrorKind::ClusterConnectionNotFound
+        )
     )
-}
-
-fn unavailable(error: &RedisError) -> LedgerError {
-    LedgerError::Unavailable(error.to_string().into())
-}
-
-impl Connection {
-    /// `INFO` of every server that takes writes.
-    async fn info(&mut self) -> Result<Vec<String>, RedisError> {
-        let cmd = redis::cmd("INFO");
-        let answer = match self {
-            Self::One(one) => one.req_packed_command(&cmd).await?,
-            Self::Cluster(cluster) => {
-                let masters = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
-                cluster.route_command(cmd, masters).await?
-            }
-        };
-        let mut texts = Vec::new();
-        collect_texts(answer.extract_error()?, &mut texts);
-        Ok(texts)
-    }
-}
-
-/// One text from one server; from several, a map or a list of pairs of address and text.
-fn collect_texts(answer: Value, texts: &mut Vec<String>) {
-    if let Value::Map(pairs) = answer {
-        for (_, text) in pairs {
-            collect_texts(text, texts);
-        }
-    } else if let Value::Array(values) = answer {
-        for value in values {
-            collect_texts(value, texts);
-        }
-    } else {
-        texts.extend(redis::from_redis_value::<String>(answer).ok().filter(|text| text.contains("run_id:")));
-    }
-}
-
-async fn connect(url: &Url) -> Result<Connection, RedisError> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT))
-        .set_response_timeout(Some(ANSWER))
-        .set_pipeline_buffer_size(PIPELINE);
-    match &url.kind {
-        Kind::Single => {
-            let client = Client::open(servers(url)?.swap_remove(0))?;
-            Ok(Connection::One(client.get_multiplexed_async_connection_with_config(&config).await?))
-        }
-        Kind::Sentinel { master } => {
-            let mut client = sentinels(url, master)?.build()?;
-            Ok(Connection::One(client.get_async_connection_with_config(&config).await?))
-        }
-        Kind::Cluster => cluster(url).await,
-    }
-}
-
-async fn cluster(url: &Url) -> Result<Connection, RedisError> {
-    let client = ClusterClient::builder(servers(url)?)
-        .connection_timeout(CONNECT)
-        .response_timeout(ANSWER)
-        .tcp_settings(tcp())
-        // What was sent is never sent again: the next settle has a new `ctr`, the next generation a new number.
-        .retries(0)
-        .build()?;
-    Ok(Connection::Cluster(client.get_async_connection().await?))
-}
-
-fn servers(url: &Url) -> Result<Vec<ConnectionInfo>, RedisError> {
-    url.addresses.iter().map(|address| server(url, address)).collect()
-}
-
-fn server(url: &Url, address: &(String, u16)) -> Result<ConnectionInfo, RedisError> {
-    let mut login = RedisConnectionInfo::default().set_db(i64::from(url.database));
-    if let Some(user) = &url.user {
-        login = login.set_username(user);
-    }
-    if let Some(password) = &url.password {
-        login = login.set_password(password);
-    }
-    Ok(place(url, address).into_connection_info()?.set_tcp_settings(tcp()).set_redis_settings(login))
-}
-
-/// User and password are the servers'; sentinels are asked without.
-fn sentinels(url: &Url, master: &str) -> Result<SentinelClientBuilder, RedisError> {
-    let places = url.addresses.iter().map(|address| place(url, address));
-    let mut builder = SentinelClientBuilder::new(places, master, SentinelServerType::Master)?
-        .set_client_to_redis_db(i64::from(url.database))
-        .set_client_to_redis_tcp_settings(tcp())
-        .set_client_to_sentinel_tcp_settings(tcp());
-    if url.tls {
-        builder =
-            builder.set_client_to_redis_tls_mode(TlsMode::Secure).set_client_to_sentinel_tls_mode(TlsMode::Secure);
-    }
-    if let Some(user) = &url.user {
-        builder = builder.set_client_to_redis_username(user);
-    }
-    if let Some(password) = &url.password {
-        builder = builder.set_client_to_redis_password(password);
-    }
-    Ok(builder)
-}
-
-fn place(url: &Url, (host, port): &(String, u16)) -> ConnectionAddr {
-    if url.tls {
-        ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
-    } else {
-        ConnectionAddr::Tcp(host.clone(), *port)
-    }
-}
-
-fn tcp() -> TcpSettings {
-    TcpSettings::default().set_nodelay(true)
 }

@@ -45,6 +45,8 @@ pub struct Rebuild {
     /// Since when an opening waits for somebody.
     waiting: BTreeMap<Bucket, (u64, Instant)>,
     silent_surveys: u32,
+    /// Whether any server could be reached, last time.
+    reached: Option<bool>,
 }
 
 /// A pass was not finished; the next survey goes on.
@@ -65,7 +67,7 @@ impl Rebuild {
     /// Looks after `redis` for `node`, which is called `id`.
     #[must_use]
     pub fn new(redis: Arc<Redis>, node: Arc<Node>, id: NodeId, records: Records, absent: Absent) -> Self {
-        Self { redis, node, id, records, absent, waiting: BTreeMap::new(), silent_surveys: 0 }
+        Self { redis, node, id, records, absent, waiting: BTreeMap::new(), silent_surveys: 0, reached: None }
     }
 
     /// Passes for ever: each second, sooner where something is wanted.
@@ -74,7 +76,7 @@ impl Rebuild {
             if let Err(error) = self.pass().await {
                 tracing::warn!(%error, "the ledger's generations wait");
             }
-            let calm = self.waiting.is_empty() && self.redis.link.is_up() && !self.redis.is_silent();
+            let calm = self.waiting.is_empty() && self.redis.link.is_whole() && !self.redis.is_silent();
             let pause = tokio::time::sleep(if calm { SURVEY } else { SURVEY_SOON });
             tokio::select! {
                 () = pause => {}
@@ -88,8 +90,12 @@ impl Rebuild {
     /// # Errors
     /// [`PassError`]: what is closed stays closed until the next pass.
     pub async fn pass(&mut self) -> Result<(), PassError> {
-        if !self.redis.link.is_up() && !self.redis.connect().await? {
-            return Ok(());
+        if !self.redis.link.is_whole() {
+            let reached = self.redis.connect().await?;
+            self.note_connection(reached);
+            if !reached {
+                return Ok(());
+            }
         }
         let found = self.redis.survey(&self.id).await;
         self.judge_silence(&found);
@@ -115,15 +121,36 @@ impl Rebuild {
         Ok(())
     }
 
-    /// A connection that leads nowhere is given up.
+    /// Logs that the ledger went away or came back, once each.
+    fn note_connection(&mut self, reached: bool) {
+        if self.reached != Some(reached) {
+            let redis = self.redis.link.url();
+            if reached {
+                tracing::info!(%redis, "the ledger can be reached");
+            } else {
+                tracing::warn!(%redis, "the ledger cannot be reached");
+            }
+        }
+        self.reached = Some(reached);
+    }
+
+    /// A connection over which no answer comes is given up after a while.
     fn judge_silence(&mut self, found: &BTreeMap<Bucket, Found>) {
-        let silent = found.values().all(|found| *found == Found::Silent);
-        self.silent_surveys = if silent { self.silent_surveys + 1 } else { 0 };
+        let answering: BTreeSet<_> = found
+            .iter()
+            .filter(|(_, found)| **found != Found::Silent)
+            .map(|(bucket, _)| self.redis.link.server_of(*bucket))
+            .collect();
+        let silent: Vec<_> =
+            found.keys().filter(|bucket| !answering.contains(&self.redis.link.server_of(**bucket))).collect();
+        self.silent_surveys = if silent.is_empty() { 0 } else { self.silent_surveys + 1 };
         if self.silent_surveys >= SILENT_AT_MOST {
-            self.redis.link.forget();
+            for bucket in silent {
+                self.redis.link.forget(*bucket);
+            }
             self.silent_surveys = 0;
         }
-        metrics::gauge!("tollgate_ledger_up").set(u32::from(!silent));
+        metrics::gauge!("tollgate_ledger_up").set(u32::from(!answering.is_empty()));
     }
 
     async fn nodes(&self) -> Result<Vec<NodeState>, PassError> {

@@ -2,6 +2,7 @@
 
 use redis::{Cmd, Value};
 
+use super::Bucket;
 use super::link::{Failure, Link};
 
 /// A script and its hash.
@@ -35,9 +36,15 @@ impl Script {
     }
 
     /// Runs it once. A server that does not know it has done nothing yet.
-    pub(super) async fn run(&self, link: &Link, keys: &[String], args: &[String]) -> Result<Value, Failure> {
-        match link.run(&call("EVALSHA", &self.sha1, keys, args)).await {
-            Err(Failure::NoScript) => link.run(&call("EVAL", self.body, keys, args)).await,
+    pub(super) async fn run(
+        &self,
+        link: &Link,
+        bucket: Bucket,
+        keys: &[String],
+        args: &[String],
+    ) -> Result<Value, Failure> {
+        match link.run(bucket, &call("EVALSHA", &self.sha1, keys, args)).await {
+            Err(Failure::NoScript) => link.run(bucket, &call("EVAL", self.body, keys, args)).await,
             answered => answered,
         }
     }

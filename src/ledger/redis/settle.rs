@@ -86,7 +86,9 @@ impl Redis {
             self.nodes.load(Relaxed).to_string(),
         ];
         arguments.extend(asks.iter().flat_map(|ask| wire::arguments(ask, bases.get(&ask.account))));
-        let replied = self.scripts.settle.run(&self.link, &keys, &arguments).await;
+        let running = self.scripts.settle.run(&self.link, bucket, &keys, &arguments);
+        let replied = tokio::time::timeout(self.patience, running).await;
+        let replied = replied.unwrap_or_else(|_| Err(Failure::Unknown("no answer in time".into())));
         let replied = replied.inspect_err(|failure| self.note_silence(bucket, failure))?;
         match wire::reply(replied, asks) {
             Some(Reply::Ok(items)) => Ok(items),

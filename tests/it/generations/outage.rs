@@ -7,7 +7,7 @@ const CAP: u64 = 1_000_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_redis_costs_one_wait_and_comes_back_by_itself() {
-    let site = Site::start().await;
+    let site = Site { patience: Duration::from_millis(100), ..Site::start().await };
     let peer = site.peer("a").await.run();
     let budget = peer.budget(CAP);
     assert_eq!(peer.get_one(&budget, PATIENCE).await, Ok(()));

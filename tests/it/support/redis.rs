@@ -1,5 +1,7 @@
 //! A private `redis-server` on a free loopback port, to be emptied, paused, killed and started again.
 
+pub mod many;
+
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,6 +33,24 @@ impl RedisServer {
             }
         }
         panic!("redis-server does not start: is it installed? (tests/run installs it)");
+    }
+
+    /// A Sentinel with this configuration.
+    pub fn sentinel(configuration: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sentinel.conf");
+        std::fs::write(&file, configuration).unwrap();
+        let [port] = super::process::free_ports();
+        let mut child = Command::new("redis-server")
+            .arg(&file)
+            .args(["--sentinel", "--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed by tests/run");
+        assert!(answers(&mut child, port), "the Sentinel does not start");
+        Self { child, folder, port, options: Vec::new() }
     }
 
     pub fn port(&self) -> u16 {
