@@ -27,3 +27,4 @@ mod records_crash;
 mod sandbox;
 mod stripe_report;
 mod support;
+mod two_gateways;

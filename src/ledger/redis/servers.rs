@@ -58,10 +58,10 @@ fn first(url: &Url) -> Result<Address, RedisError> {
 }
 
 fn address_of(address: &ConnectionAddr) -> Result<Address, RedisError> {
-    match address {
-        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => Ok(Address(host.clone(), *port)),
-        _ => Err(misunderstood("a Sentinel named no host and port")),
-    }
+    let (ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. }) = address else {
+        return Err(misunderstood("a Sentinel named no host and port"));
+    };
+    Ok(Address(host.clone(), *port))
 }
 
 /// Asks one node of a Cluster after the other.
