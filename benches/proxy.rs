@@ -4,15 +4,36 @@
 //! Every part is a process of its own: the proxy under test on one core, origin and load on the other. Rounds are
 //! interleaved, so that a noisy neighbour disturbs all alike; what counts are the ratios.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::as_conversions,
+    clippy::float_arithmetic,
+    clippy::cast_precision_loss,
+    clippy::let_underscore_must_use,
+    clippy::unchecked_time_subtraction,
+    missing_docs,
+    unreachable_pub,
+    reason = "a benchmark prints ratios and ends when something is wrong"
+)]
+
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-#[path = "support.rs"]
-mod support;
+#[path = "support/bare.rs"]
+mod bare;
+#[path = "support/gateway.rs"]
+mod gateway;
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/origin.rs"]
+mod origin;
 
-use support::{bare, gateway, load, origin};
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Requests of one round.
 const REQUESTS: u64 = 40_000;

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
@@ -128,7 +129,7 @@ pub struct Accounts {
     node: Arc<Node>,
     clock: Clock,
     control: Handle,
-    keys: DashMap<KeyHash, Slot>,
+    keys: DashMap<KeyHash, Slot, RandomState>,
     tenants: DashMap<TenantNum, Arc<Entry>>,
     by_id: DashMap<Arc<str>, TenantNum>,
     stripes: Vec<tokio::sync::Mutex<()>>,
@@ -143,7 +144,7 @@ impl Accounts {
             node,
             clock,
             control,
-            keys: DashMap::new(),
+            keys: DashMap::with_hasher(RandomState::default()),
             tenants: DashMap::new(),
             by_id: DashMap::new(),
             stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
@@ -177,17 +178,12 @@ impl Accounts {
         }
     }
 
-    fn remember(
-        &self,
-        hash: KeyHash,
-        found: Option<(Key, Tenant)>,
-        now_ms: i64,
-    ) -> Result<Arc<KeyEntry>, Refusal> {
+    fn remember(&self, hash: KeyHash, found: Option<(Key, Tenant)>, now_ms: i64) -> Result<Arc<KeyEntry>, Refusal> {
         let judged = match found {
             None => Err(Refusal::Unknown),
             Some((key, _)) if key.revoked_at.is_some() => Err(Refusal::Revoked),
             Some((key, _)) if key.expires_at.is_some_and(|at| at.as_millisecond() <= now_ms) => Err(Refusal::Expired),
-            Some((key, tenant)) => Ok(self.key_entry(key, tenant)),
+            Some((key, tenant)) => Ok(self.key_entry(&key, tenant)),
         };
         match &judged {
             Ok(key) => drop(self.keys.insert(hash, Slot::Known(Arc::clone(key)))),
@@ -199,12 +195,12 @@ impl Accounts {
         judged
     }
 
-    fn key_entry(&self, key: Key, tenant: Tenant) -> Arc<KeyEntry> {
+    fn key_entry(&self, key: &Key, tenant: Tenant) -> Arc<KeyEntry> {
         Arc::new(KeyEntry {
             num: key.num,
             tenant: self.entry(tenant),
             scopes: Scopes::of(&key.scopes),
-            expires_ms: key.expires_at.map(|at| at.as_millisecond()),
+            expires_ms: key.expires_at.map(jiff::Timestamp::as_millisecond),
             last_used_ms: AtomicI64::new(i64::MIN),
             noted_ms: AtomicI64::new(i64::MIN),
             limiter: tenant::LimiterCell::default(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
 
 use crate::accounts::Accounts;
 use crate::clock::Clock;
@@ -28,10 +29,12 @@ use crate::units::NodeId;
 pub mod billing;
 pub mod housekeeping;
 pub mod reload;
+pub mod signals;
 pub mod workers;
 
 use billing::Billing;
 use reload::Reloader;
+pub use signals::Signals;
 use workers::Workers;
 
 /// Requests in flight get so long to end.
@@ -87,7 +90,7 @@ struct Core {
 ///
 /// # Errors
 /// The first part that cannot start, with what to do about it.
-pub fn start(loaded: Loaded, options: Options) -> anyhow::Result<Running> {
+pub fn start(loaded: Loaded, options: &Options) -> anyhow::Result<Running> {
     let metrics = Metrics::install()?;
     crate::stripe::tls_provider();
     let control = Builder::new_multi_thread()
@@ -99,18 +102,19 @@ pub fn start(loaded: Loaded, options: Options) -> anyhow::Result<Running> {
     let settings = loaded.settings.clone();
     let readiness = Readiness::new();
     let taking_traffic = readiness.condition("workers");
+    let journal = readiness.condition("journal");
     let drain = Drain::default();
     let background = tokio_util::task::TaskTracker::new();
-    let (core, ledgering) = control.block_on(build(loaded, &options, control.handle()))?;
+    let (core, ledgering) = control.block_on(build(loaded, options, control.handle()))?;
     let admin = control.block_on(tokio::net::TcpListener::bind(settings.admin));
     let admin = admin.with_context(|| format!("cannot listen on {} (admin)", settings.admin))?;
     let admin_address = admin.local_addr()?;
-    let state = control_state(&core, &options, readiness, metrics.clone());
+    let state = control_state(&core, options, readiness, metrics.clone());
     {
         let _inside = control.enter();
         ledgering.spawn(&background, &core.node, &drain);
         background.spawn(control::serve(admin, state, drain.stop.clone()));
-        housekeeping::spawn(&background, &core, &drain, metrics);
+        housekeeping::spawn(&background, &core, &drain, metrics, journal);
     }
     let (proxy, listeners) = crate::listen::bind(settings.proxy, settings.workers)?;
     let workers = Workers::start(listeners, &core, &settings, &drain, &control)?;
@@ -137,7 +141,7 @@ async fn build(
     let accounts = Arc::new(Accounts::new(records.clone(), Arc::clone(&node), clock.clone(), control.clone()));
     let first = reload::activate(&loaded, &records, &journal, &clock).await?;
     let gateway = Arc::new(Gateway {
-        snapshot: arc_swap::ArcSwap::new(first.snapshot),
+        snapshot: Arc::new(arc_swap::ArcSwap::new(first.snapshot)),
         accounts,
         node: Arc::clone(&node),
         clock: clock.clone(),
@@ -293,10 +297,16 @@ impl Running {
         }
     }
 
+    /// Cuts what [`Running::stop`] waits for.
+    #[must_use]
+    pub fn cutter(&self) -> CancellationToken {
+        self.drain.cut.clone()
+    }
+
     /// Ends in order: no new connections, requests in flight end, everything is settled and flushed.
     pub fn stop(self) {
         tracing::info!("draining");
-        self.drain.stop.cancel();
+        self.drain.begin();
         self.workers.join(&self.drain, DRAIN_DEADLINE);
         self.drain.cut.cancel();
         self.background.close();
@@ -339,21 +349,4 @@ impl Core {
     fn flushed_seq(&self, control: &Runtime, worker: u16) -> anyhow::Result<u64> {
         Ok(control.block_on(self.records.flushed_seq(self.journal.node(), worker))?)
     }
-}
-
-/// Waits for SIGTERM or SIGINT.
-///
-/// # Errors
-/// When signals cannot be received.
-pub fn wait_for_signal(runtime: &Runtime) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        Ok(())
-    })
 }

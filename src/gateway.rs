@@ -1,13 +1,12 @@
 //! One request, top to bottom: route, identify, admit, forward; then the answer with what it cost.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, UPGRADE};
+use arc_swap::{ArcSwap, Cache};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONNECTION, ORIGIN, UPGRADE};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
@@ -17,15 +16,16 @@ use crate::clock::Clock;
 use crate::journal::LocalWriter;
 use crate::ledger::Node;
 use crate::meter::Exchange;
-use crate::meter::body::Durability;
+use crate::meter::body::{Durability, Limits};
 use crate::pricing::Matched;
 use crate::units::NameId;
-use crate::upstream::{Origin, Pool};
+use crate::upstream::Pool;
 
 pub mod admit;
 pub mod announce;
 pub mod forward;
 pub mod identify;
+pub mod leftover;
 pub mod refusal;
 pub mod reply;
 pub mod snapshot;
@@ -36,8 +36,10 @@ pub use refusal::Refusal;
 pub use reply::Reply;
 pub use snapshot::Snapshot;
 
-use forward::{Answered, Forward, Told};
-use identify::Caller;
+use admit::Admitted;
+use announce::{Announced, Audience};
+use forward::{Answered, Forward, Peer, Told};
+use leftover::Leftover;
 use stats::Stats;
 
 /// The caller, told to the upstream; from clients it is removed.
@@ -58,7 +60,7 @@ pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-ho
 /// What all workers share.
 pub struct Gateway {
     /// Configuration, prices and routes; one load holds for a whole request.
-    pub snapshot: ArcSwap<Snapshot>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Tenants and keys.
     pub accounts: Arc<Accounts>,
     /// Budgets.
@@ -85,6 +87,35 @@ pub struct Lane {
     pub stats: RefCell<Stats>,
     /// Makes request ids.
     pub ids: reply::RequestIds,
+    /// The snapshot as this worker last saw it: a look at it costs no count that cores share.
+    pub current: RefCell<Current>,
+}
+
+/// A snapshot under a count of its worker's own.
+struct Held(Arc<Snapshot>);
+
+/// A worker's view of the shared snapshot.
+pub struct Current {
+    cache: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    held: Rc<Held>,
+}
+
+impl Current {
+    /// A view that follows `shared`.
+    #[must_use]
+    pub fn new(shared: Arc<ArcSwap<Snapshot>>) -> Self {
+        let mut cache = Cache::new(shared);
+        let held = Rc::new(Held(Arc::clone(cache.load())));
+        Self { cache, held }
+    }
+
+    fn get(&mut self) -> Rc<Held> {
+        let now = self.cache.load();
+        if !Arc::ptr_eq(now, &self.held.0) {
+            self.held = Rc::new(Held(Arc::clone(now)));
+        }
+        Rc::clone(&self.held)
+    }
 }
 
 /// A request's route under the snapshot that holds for it.
@@ -102,39 +133,58 @@ pub struct Priced<'a> {
 struct Call<'a> {
     lane: &'a Rc<Lane>,
     snapshot: &'a Snapshot,
-    peer: SocketAddr,
+    peer: &'a Peer,
     id: HeaderValue,
     started: Instant,
 }
 
 /// Answers one request. Never fails: what goes wrong is an answer too.
-pub async fn serve(lane: &Rc<Lane>, peer: SocketAddr, request: Request<Incoming>) -> Response<Reply> {
+pub async fn serve(lane: &Rc<Lane>, peer: &Peer, request: Request<Incoming>) -> Response<Reply> {
     let started = Instant::now();
-    let snapshot = lane.gateway.snapshot.load_full();
+    let held = lane.current.borrow_mut().get();
+    let snapshot = &*held.0;
     let id = lane.ids.of(request.headers());
     let origin = request.headers().get(ORIGIN).cloned();
-    let call = Call { lane, snapshot: &snapshot, peer, id: id.clone(), started };
-    let (route, answer) = call.run(request).await;
-    match answer {
-        Ok((response, origin_time)) => {
-            lane.stats.borrow_mut().answered(&snapshot, route, response.status(), started.elapsed(), origin_time);
-            response
-        }
-        Err(refusal) => {
-            lane.stats.borrow_mut().refused(&snapshot, route, &refusal, started.elapsed());
-            refusal.response(&id, origin)
-        }
+    let (mut parts, body) = request.into_parts();
+    let leftover = Leftover::of(&parts, &body);
+    let call = Call { lane, snapshot, peer, id: id.clone(), started };
+    let (route, passage) = call.admit(&mut parts).await;
+    let (refusal, body) = match passage {
+        Err(refusal) => (refusal, Some(body)),
+        Ok(passage) => match call.pass(parts, body, passage).await {
+            Err(refusal) => (refusal, None),
+            Ok((response, origin_time)) => {
+                let status = response.status();
+                lane.stats.borrow_mut().answered(snapshot, route, status, started.elapsed(), origin_time);
+                return response;
+            }
+        },
+    };
+    lane.stats.borrow_mut().refused(snapshot, route, &refusal);
+    let mut response = refusal.response(&id, origin);
+    if !leftover.settle(body).await {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    response
 }
 
 type Answer = Result<(Response<Reply>, Duration), Refusal>;
 
-impl Call<'_> {
-    /// The route's index (for the counters), and the answer.
-    async fn run(&self, request: Request<Incoming>) -> (Option<usize>, Answer) {
-        let (parts, body) = request.into_parts();
+/// Who pays for what, and what the answer says about that.
+struct Paid<'a> {
+    admitted: Admitted,
+    announced: Announced,
+    priced: Priced<'a>,
+}
+
+/// A request that may pass; `None` where that is free for everybody.
+type Passage<'a> = Option<Paid<'a>>;
+
+impl<'a> Call<'a> {
+    /// The route's index (for the counters), and whether the request may pass: all that is decided by its head.
+    async fn admit(&self, parts: &mut Parts) -> (Option<usize>, Result<Passage<'a>, Refusal>) {
         let limit = self.lane.gateway.header_bytes;
-        if head_bytes(&parts) > limit {
+        if head_bytes(parts) > limit {
             return (None, Err(Refusal::HeadTooLarge(limit)));
         }
         let matched = match self.snapshot.prices.pricing.routes.find(&parts.method, parts.uri.path()) {
@@ -143,31 +193,33 @@ impl Call<'_> {
         };
         let index = matched.index;
         let priced = Priced { snapshot: self.snapshot, name: self.snapshot.route_names[index], matched };
-        (Some(index), self.priced(parts, body, &priced).await)
+        (Some(index), self.priced(parts, priced).await)
     }
 
-    async fn priced(&self, mut parts: Parts, body: Incoming, priced: &Priced<'_>) -> Answer {
+    async fn priced(&self, parts: &mut Parts, priced: Priced<'a>) -> Result<Passage<'a>, Refusal> {
         if parts.method == Method::CONNECT {
             return Err(Refusal::BadRequest("CONNECT is not served here."));
         }
         let identity = &self.snapshot.identity;
-        let presented = identify::take_credentials(&mut parts, identity, self.peer.ip());
-        if priced.matched.route.public || is_preflight(&parts) {
-            return self.forward(parts, body, None, None).await;
+        let presented = identify::take_credentials(parts, identity, self.peer.address);
+        if priced.matched.route.public || is_preflight(parts) {
+            return Ok(None);
         }
         let caller = identify::identify(presented, identity, &self.lane.gateway.accounts).await?;
-        self.metered(parts, body, priced, &caller).await
+        let now_ms = self.lane.gateway.clock.now_ms();
+        let admitted = admit::admit(self.lane, &caller, &priced, &parts.method, parts.uri.path(), now_ms).await?;
+        let announced = Announced::of(&admitted, now_ms);
+        Ok(Some(Paid { admitted, announced, priced }))
     }
 
-    async fn metered(&self, parts: Parts, body: Incoming, priced: &Priced<'_>, caller: &Caller) -> Answer {
-        let now_ms = self.lane.gateway.clock.now_ms();
-        let admitted =
-            admit::admit(self.lane, caller, priced, &parts.method, parts.uri.path(), now_ms).await?;
-        let origin = parts.headers.get(ORIGIN).cloned();
-        let announced = announce::Announced::of(&admitted, now_ms);
+    async fn pass(&self, parts: Parts, body: Incoming, passage: Passage<'_>) -> Answer {
+        let Some(Paid { admitted, announced, priced }) = passage else {
+            return self.forward(parts, body, None, None).await;
+        };
+        let audience = if parts.headers.contains_key(ORIGIN) { Audience::Browser } else { Audience::Program };
         let (mut response, origin_time) =
             self.forward(parts, body, Some(&admitted.state), Some(admitted.exchange)).await?;
-        announced.write(&mut response, &self.id, origin.is_some());
+        announced.write(&mut response, &priced, &self.id, audience);
         Ok((response, origin_time))
     }
 
@@ -180,26 +232,27 @@ impl Call<'_> {
     ) -> Answer {
         let host = parts.uri.host().or_else(|| parts.headers.get(http::header::HOST)?.to_str().ok());
         let Some(upstream) = self.snapshot.upstream(host.unwrap_or_default(), parts.uri.path()) else {
+            forward::end_failed(exchange, &Refusal::NoUpstream);
             return Err(Refusal::NoUpstream);
         };
-        let origin = Origin::of(upstream.next_origin());
+        let limits = Limits::from_now(&upstream.settings.timeouts);
+        let origin = upstream.next_origin();
         let told = Told {
             state,
             request_id: &self.id,
-            peer: self.peer.ip(),
-            believe_peer: self.snapshot.is_trusted(self.peer.ip()),
+            peer: self.peer,
+            believe_peer: self.snapshot.is_trusted(self.peer.address),
         };
         if parts.headers.contains_key(UPGRADE) {
-            let upgrade = upgrade::Upgrade { upstream: &upstream.settings, origin: &origin, exchange };
+            let upgrade = upgrade::Upgrade { upstream: &upstream.settings, origin, exchange, limits };
             return upgrade.run(parts, body, &told, self.lane).await.map(|r| (r, self.started.elapsed()));
         }
         let method = parts.method.clone();
-        forward::prepare(&mut parts, &body, &told, &origin);
-        let forward = Forward { lane: self.lane, upstream: &upstream.settings, origin: &origin, exchange };
+        forward::prepare(&mut parts, &body, &told, origin);
+        let forward = Forward { lane: self.lane, upstream: &upstream.settings, origin, exchange, limits };
         let answered: Answered = forward.send(parts, body).await?;
         let origin_time = answered.origin_time;
-        let timeouts = &upstream.settings.timeouts;
-        Ok((forward::finish(self.lane, answered, &method, timeouts.idle).await, origin_time))
+        Ok((forward::finish(self.lane, answered, &method).await?, origin_time))
     }
 }
 

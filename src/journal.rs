@@ -67,7 +67,7 @@ pub struct Config {
     pub path: PathBuf,
     /// When records reach the disk itself.
     pub sync: Sync,
-    /// Flushed segments are kept at least so long …
+    /// Flushed segments are kept at least so long, while the disk has room …
     pub keep: Duration,
     /// … but never more than so many bytes of them.
     pub keep_bytes: u64,

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::accounts::tenant::InFlight;
-use crate::clock::Clock;
 use crate::journal::{Draft, Full, LocalWriter, Outcome, Slot};
 use crate::ledger::{Budget, Node};
-use crate::pricing::{ChargeOn, OnAbort};
+use crate::pricing::{ChargeOn, MeterIndex, OnAbort};
 use crate::units::{KeyNum, NameId, PeriodId, TenantNum};
 
 pub mod body;
@@ -24,6 +23,8 @@ pub use body::Metered;
 pub struct Reserved {
     /// Where.
     pub budget: Arc<Budget>,
+    /// Which meter of the prices.
+    pub index: MeterIndex,
     /// The meter's name in the journal.
     pub meter: NameId,
     /// How many; for known costs also the price.
@@ -76,7 +77,6 @@ pub struct Exchange {
     subject: Subject,
     terms: Arc<Terms>,
     phase: Phase,
-    clock: Clock,
     _in_flight: InFlight,
 }
 
@@ -91,7 +91,6 @@ impl Exchange {
         terms: &Arc<Terms>,
         reserved: Vec<Reserved>,
         in_flight: InFlight,
-        clock: &Clock,
     ) -> Result<Self, Full> {
         let records = u32::try_from(reserved.len().max(1)).map_err(|_| Full)?;
         match writer.reserve(records) {
@@ -101,7 +100,6 @@ impl Exchange {
                 subject,
                 terms: Arc::clone(terms),
                 phase: Phase::Admitted,
-                clock: clock.clone(),
                 _in_flight: in_flight,
             }),
             Err(full) => {
@@ -109,12 +107,6 @@ impl Exchange {
                 Err(full)
             }
         }
-    }
-
-    /// What decides whether it costs.
-    #[must_use]
-    pub fn terms(&self) -> &Arc<Terms> {
-        &self.terms
     }
 
     /// Units reserved, by meter.
@@ -196,9 +188,8 @@ impl Exchange {
                 slot.commit(&records)
             }
         };
-        let now_ms = self.clock.now_ms();
         for reserved in &self.reserved {
-            reserved.budget.complete(reserved.units, units(reserved), now_ms);
+            reserved.budget.complete(reserved.units, units(reserved), subject.at_ms);
         }
         last
     }
@@ -243,11 +234,12 @@ pub fn note_refused(writer: &Rc<LocalWriter>, subject: Subject, status: StatusCo
 /// The meter's position and why, with everything given back.
 pub async fn reserve_all(
     node: &Node,
-    wanted: Vec<Reserved>,
+    wanted: &[Reserved],
     allowance: Option<u64>,
     now_ms: i64,
-) -> Result<Vec<Reserved>, (usize, crate::ledger::Short)> {
+) -> Result<(), (usize, crate::ledger::Short)> {
     use crate::ledger::Short;
+    let mut held = Held { reserved: wanted, count: 0, now_ms };
     for (n, want) in wanted.iter().enumerate() {
         let reserved = match node.reserve(&want.budget, want.units).await {
             Err(Short::NoAnswer) => match allowance {
@@ -256,10 +248,24 @@ pub async fn reserve_all(
             },
             decided => decided,
         };
-        if let Err(short) = reserved {
-            give_back(&wanted[..n], now_ms);
-            return Err((n, short));
-        }
+        reserved.map_err(|short| (n, short))?;
+        held.count = n + 1;
     }
-    Ok(wanted)
+    held.count = 0;
+    Ok(())
+}
+
+/// Reservations on the first meters while the next one is waited for: given back if that is refused, or if the client
+/// leaves in the middle of the wait.
+struct Held<'a> {
+    reserved: &'a [Reserved],
+    /// How many of them are held.
+    count: usize,
+    now_ms: i64,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        give_back(&self.reserved[..self.count], self.now_ms);
+    }
 }

@@ -5,11 +5,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::task::Poll;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use http::Request;
+use http::header::CONNECTION;
+use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
@@ -18,7 +23,9 @@ use tokio::task::LocalSet;
 
 use crate::config::settings::Limits;
 use crate::drain::Drain;
+use crate::gateway::forward::Peer;
 use crate::gateway::{self, Lane};
+use crate::upstream::SWEEP;
 
 pub mod stream;
 
@@ -26,8 +33,6 @@ use stream::Stream;
 
 /// How long accepting pauses when the system is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Idle connections to origins are looked over this often.
-const SWEEP: Duration = Duration::from_secs(10);
 
 /// Connections of the process, counted against their limits.
 #[derive(Debug, Default)]
@@ -105,15 +110,18 @@ impl Worker {
             () = local => {}
             () = self.drain.cut.cancelled() => {}
         }
+        lane.stats.borrow_mut().hand_over();
         Ok(())
     }
 
     async fn accept(&self, listener: TcpListener, lane: Rc<Lane>) {
         let mut sweep = tokio::time::interval(SWEEP);
+        let mut second = tokio::time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {
                 () = self.drain.stop.cancelled() => return,
                 _ = sweep.tick() => lane.pool.sweep(),
+                _ = second.tick() => lane.stats.borrow_mut().hand_over(),
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => self.spawn(stream, peer, &lane),
                     Err(error) => {
@@ -141,9 +149,17 @@ impl Worker {
 
     async fn connection(self, stream: TcpStream, peer: SocketAddr, lane: Rc<Lane>) -> anyhow::Result<()> {
         stream.set_nodelay(true)?;
-        let service = service_fn(move |request| {
-            let lane = Rc::clone(&lane);
-            async move { Ok::<_, Infallible>(gateway::serve(&lane, peer, request).await) }
+        let more_to_come = Arc::new(AtomicBool::new(false));
+        let stream = Stream::new(stream, Arc::clone(&more_to_come));
+        let client = Rc::new((lane, Peer::new(peer.ip()), more_to_come));
+        let service = service_fn(move |request: Request<Incoming>| {
+            let client = Rc::clone(&client);
+            let has_body = !request.body().is_end_stream();
+            async move {
+                let response = gateway::serve(&client.0, &client.1, request).await;
+                client.2.store(has_body && response.headers().contains_key(CONNECTION), Relaxed);
+                Ok::<_, Infallible>(response)
+            }
         });
         let mut builder = http1::Builder::new();
         builder
@@ -153,12 +169,20 @@ impl Worker {
             .max_buf_size(self.limits.header_bytes.max(8 * 1024))
             .half_close(false);
         // Not `pipeline_flush`: with it hyper 1.12 does not flush its answer to a head that it cannot parse.
-        let connection = builder.serve_connection(Stream::new(stream), service).with_upgrades();
+        let connection = builder.serve_connection(stream, service).with_upgrades();
         let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => return Ok(ended?),
-            () = self.drain.stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        Ok(connection.await?)
+        let mut stop = std::pin::pin!(self.drain.stop.cancelled());
+        // Polled once, to be woken by the drain; from then on the flag is looked at, which costs no lock.
+        std::future::poll_fn(|cx| Poll::Ready(stop.as_mut().poll(cx).is_ready())).await;
+        let mut told = false;
+        std::future::poll_fn(|cx| {
+            if !told && self.drain.is_stopping() {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            connection.as_mut().poll(cx)
+        })
+        .await?;
+        Ok(())
     }
 }

@@ -17,11 +17,11 @@ const DEFAULT_FILTER: &str = "info";
 const UPKEEP: Duration = Duration::from_secs(1);
 
 /// Upper bounds of `tollgate_request_seconds`, from a cached answer on loopback to a slow export.
-const REQUEST_BUCKETS_S: &[f64] =
+pub const REQUEST_BUCKETS_S: &[f64] =
     &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// Upper bounds of `tollgate_overhead_seconds`: microseconds in the common case, a settle's wait at worst.
-const OVERHEAD_BUCKETS_S: &[f64] =
+pub const OVERHEAD_BUCKETS_S: &[f64] =
     &[0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.01, 0.025, 0.06, 0.1];
 
 /// Why logs or metrics could not be set up.

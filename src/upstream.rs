@@ -2,9 +2,9 @@
 //! connections stay hidden from the client wherever that is safe.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
@@ -15,13 +15,15 @@ use tokio::net::TcpStream;
 pub mod body;
 pub mod io;
 
-pub use body::Upload;
+pub use body::{Progress, Upload};
 use io::{Socket, Wire};
 
 /// Idle connections kept per origin and worker.
 const IDLE_AT_MOST: usize = 512;
-/// A connection idle for longer is not used again: most origins close theirs after 60 s or more.
-const IDLE_FOR: Duration = Duration::from_secs(50);
+/// A connection idle for so many sweeps is not used again: most origins close theirs after 60 s or more.
+const IDLE_TICKS: u32 = 5;
+/// How often [`Pool::sweep`] is to be called.
+pub const SWEEP: Duration = Duration::from_secs(10);
 
 /// What goes to an origin.
 pub type Outgoing = Request<Upload>;
@@ -49,13 +51,19 @@ pub enum SendError {
     /// The origin has the request and is silent.
     #[error("the origin did not answer in time")]
     Silent,
+    /// The client broke off its request, or fell silent in it: the origin is not to blame.
+    #[error("the client's request broke off")]
+    Upload,
 }
 
-/// An origin's address, ready to connect.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Origin {
+/// An origin's address, ready to connect. Made once per configuration; clones are the same origin.
+#[derive(Clone, Debug)]
+pub struct Origin(Arc<Address>);
+
+#[derive(Debug)]
+struct Address {
     /// `host:port`.
-    pub authority: Rc<str>,
+    authority: String,
 }
 
 impl Origin {
@@ -64,7 +72,13 @@ impl Origin {
     pub fn of(uri: &Uri) -> Self {
         let host = uri.host().unwrap_or_default();
         let port = uri.port_u16().unwrap_or(80);
-        Self { authority: format!("{host}:{port}").into() }
+        Self(Arc::new(Address { authority: format!("{host}:{port}") }))
+    }
+
+    /// `host:port`.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        &self.0.authority
     }
 }
 
@@ -72,25 +86,55 @@ impl Origin {
 struct Idle {
     sender: http1::SendRequest<Upload>,
     socket: Rc<Socket>,
-    since: Instant,
+    /// The pool's tick when it came back.
+    since: u32,
 }
 
 /// The idle connections of one worker.
 #[derive(Clone, Default)]
-pub struct Pool(Rc<Shelf>);
+pub struct Pool(Rc<Shelves>);
 
 #[derive(Default)]
-struct Shelf {
-    idle: RefCell<HashMap<Origin, Vec<Idle>>>,
+struct Shelves {
+    /// One per origin ever used: there are few, and they are found by their pointer.
+    all: RefCell<Vec<Shelf>>,
+    /// Counts sweeps: a clock that costs nothing to read.
+    tick: Cell<u32>,
     /// On drain: nothing is kept any more.
     closed: Cell<bool>,
+}
+
+struct Shelf {
+    origin: Origin,
+    idle: Vec<Idle>,
+}
+
+impl Shelves {
+    /// The index of `origin`'s shelf; a reloaded configuration's origin takes over the shelf of the same address.
+    fn index(&self, origin: &Origin) -> usize {
+        let mut all = self.all.borrow_mut();
+        if let Some(index) = all.iter().position(|shelf| Arc::ptr_eq(&shelf.origin.0, &origin.0)) {
+            return index;
+        }
+        if let Some(index) = all.iter().position(|shelf| shelf.origin.authority() == origin.authority()) {
+            all[index].origin = origin.clone();
+            return index;
+        }
+        all.push(Shelf { origin: origin.clone(), idle: Vec::new() });
+        all.len() - 1
+    }
+
+    fn is_fresh(&self, idle: &Idle) -> bool {
+        let is_young = self.tick.get().wrapping_sub(idle.since) < IDLE_TICKS;
+        is_young && !idle.sender.is_closed() && !idle.socket.has_hung_up()
+    }
 }
 
 /// A connection in use. Dropping it closes the connection; [`Lease::give_back`] keeps it.
 pub struct Lease {
     sender: http1::SendRequest<Upload>,
     socket: Rc<Socket>,
-    origin: Origin,
+    place: usize,
     pool: Pool,
     reused: bool,
 }
@@ -101,8 +145,9 @@ impl Pool {
     /// # Errors
     /// [`SendError::Connect`] and [`SendError::ConnectTimeout`].
     pub async fn connection(&self, origin: &Origin, timeout: Option<Duration>) -> Result<Lease, SendError> {
-        if let Some(idle) = self.take_idle(origin) {
-            return Ok(self.lease(origin, idle.sender, idle.socket, true));
+        let place = self.0.index(origin);
+        if let Some(idle) = self.take_idle(place) {
+            return Ok(self.lease(place, idle.sender, idle.socket, true));
         }
         self.connect(origin, timeout).await
     }
@@ -121,7 +166,7 @@ impl Pool {
                 tracing::debug!(%error, "a connection to an origin ended");
             }
         });
-        Ok(self.lease(origin, sender, socket, false))
+        Ok(self.lease(self.0.index(origin), sender, socket, false))
     }
 
     /// A connection of its own for a request that may switch protocols; it never enters the pool.
@@ -143,54 +188,51 @@ impl Pool {
         Ok(sender)
     }
 
-    fn lease(
-        &self,
-        origin: &Origin,
-        sender: http1::SendRequest<Upload>,
-        socket: Rc<Socket>,
-        reused: bool,
-    ) -> Lease {
-        Lease { sender, socket, origin: origin.clone(), pool: self.clone(), reused }
+    fn lease(&self, place: usize, sender: http1::SendRequest<Upload>, socket: Rc<Socket>, reused: bool) -> Lease {
+        Lease { sender, socket, place, pool: self.clone(), reused }
     }
 
-    fn take_idle(&self, origin: &Origin) -> Option<Idle> {
-        let mut pool = self.0.idle.borrow_mut();
-        let idle = pool.get_mut(origin)?;
-        idle.retain(|one| !one.sender.is_closed());
+    fn take_idle(&self, place: usize) -> Option<Idle> {
+        let mut all = self.0.all.borrow_mut();
+        let idle = &mut all.get_mut(place)?.idle;
         // The newest first. One given back a moment ago may not be ready yet: it stays for the next request.
-        let ready = idle.iter().rposition(|one| one.sender.is_ready())?;
-        let chosen = idle.swap_remove(ready);
-        (chosen.since.elapsed() < IDLE_FOR).then_some(chosen)
+        while let Some(ready) = idle.iter().rposition(|one| one.sender.is_ready() || one.sender.is_closed()) {
+            let chosen = idle.swap_remove(ready);
+            if self.0.is_fresh(&chosen) {
+                return Some(chosen);
+            }
+        }
+        None
     }
 
-    /// Closes connections that have been idle for long.
+    /// Closes connections that have been idle for long; to be called every [`SWEEP`].
     pub fn sweep(&self) {
-        self.0.idle.borrow_mut().retain(|_, idle| {
-            idle.retain(|one| one.since.elapsed() < IDLE_FOR && !one.sender.is_closed());
-            !idle.is_empty()
-        });
+        self.0.tick.set(self.0.tick.get().wrapping_add(1));
+        for shelf in self.0.all.borrow_mut().iter_mut() {
+            shelf.idle.retain(|idle| self.0.is_fresh(idle));
+        }
     }
 
     /// Closes idle connections, and those in use as they come back.
     pub fn close(&self) {
         self.0.closed.set(true);
-        self.0.idle.borrow_mut().clear();
+        self.0.all.borrow_mut().clear();
     }
 
     /// Idle connections held.
     #[must_use]
     pub fn idle(&self) -> usize {
-        self.0.idle.borrow().values().map(Vec::len).sum()
+        self.0.all.borrow().iter().map(|shelf| shelf.idle.len()).sum()
     }
 }
 
 async fn open(origin: &Origin, timeout: Option<Duration>) -> Result<TcpStream, SendError> {
-    let named = || origin.authority.to_string();
-    let connect = TcpStream::connect(&*origin.authority);
+    let named = || origin.authority().to_owned();
+    let connect = TcpStream::connect(origin.authority());
     let stream = match timeout {
-        Some(limit) => tokio::time::timeout(limit, connect)
-            .await
-            .map_err(|_| SendError::ConnectTimeout { origin: named() })?,
+        Some(limit) => {
+            tokio::time::timeout(limit, connect).await.map_err(|_| SendError::ConnectTimeout { origin: named() })?
+        }
         None => connect.await,
     };
     let stream = stream.map_err(|source| SendError::Connect { origin: named(), source })?;
@@ -221,9 +263,10 @@ impl Lease {
         self.socket.is_quiet()
     }
 
-    /// Watches whether bytes go out on this connection from now on.
+    /// Begins a request: watches whether bytes go out on this connection from now on.
     #[must_use]
     pub fn watch(&self) -> Written {
+        self.socket.begin();
         Written { socket: Rc::clone(&self.socket), before: self.socket.written() }
     }
 
@@ -243,10 +286,12 @@ impl Lease {
         if self.sender.is_closed() || self.pool.0.closed.get() {
             return;
         }
-        let mut pool = self.pool.0.idle.borrow_mut();
-        let idle = pool.entry(self.origin).or_default();
-        if idle.len() < IDLE_AT_MOST {
-            idle.push(Idle { sender: self.sender, socket: self.socket, since: Instant::now() });
+        let shelves = Rc::clone(&self.pool.0);
+        let since = shelves.tick.get();
+        if let Some(shelf) = shelves.all.borrow_mut().get_mut(self.place)
+            && shelf.idle.len() < IDLE_AT_MOST
+        {
+            shelf.idle.push(Idle { sender: self.sender, socket: self.socket, since });
         }
     }
 }

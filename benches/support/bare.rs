@@ -68,10 +68,9 @@ impl Body for Back {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None)) || (polled.is_ready() && self.body.is_end_stream()) {
-            if let Some(lease) = self.lease.take() {
-                lease.give_back();
-            }
+        let ended = matches!(polled, Poll::Ready(None)) || (polled.is_ready() && self.body.is_end_stream());
+        if ended && let Some(lease) = self.lease.take() {
+            lease.give_back();
         }
         polled
     }

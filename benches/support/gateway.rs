@@ -10,7 +10,7 @@ use tollgate::records::{NewKey, NewTenant};
 
 const KEY: &str = "tg_benchmark_0123456789abcdef0123456789abcdef";
 
-const PRICING: &str = r#"
+const PRICING: &str = r"
 meters: { api_units: { kind: counter, stripe_event: api_units } }
 plans:
   pro: { monthly: 99, included: { api_units: 10000 }, overage: { api_units: 0.02 } }
@@ -18,7 +18,7 @@ routes:
   - { match: GET /plain, cost: 1 }
   - { match: GET /public, cost: 0, public: true }
 default: { cost: 1, charge_on: [2xx, 3xx, 101] }
-"#;
+";
 
 /// Prints its address and its key, and serves until killed.
 pub fn run(origin: SocketAddr) {
@@ -26,7 +26,7 @@ pub fn run(origin: SocketAddr) {
     std::fs::create_dir_all(&folder).expect("a temporary folder");
     write_config(&folder, origin);
     let loaded = config::load(&folder.join("tollgate.yaml"), &Env::empty()).unwrap_or_else(|errors| panic!("{errors}"));
-    let running = app::start(loaded, Options::default()).unwrap_or_else(|error| panic!("{error:#}"));
+    let running = app::start(loaded, &Options::default()).unwrap_or_else(|error| panic!("{error:#}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(enter(&running));
     println!("{} {KEY}", running.proxy());
@@ -37,7 +37,13 @@ pub fn run(origin: SocketAddr) {
 
 async fn enter(running: &app::Running) {
     let now = jiff::Timestamp::UNIX_EPOCH;
-    let tenant = NewTenant { id: "bench".into(), name: "bench".into(), plan: "pro".into(), ..NewTenant::default() };
+    let tenant = NewTenant {
+        id: "bench".into(),
+        name: "bench".into(),
+        email: None,
+        plan: "pro".into(),
+        stripe_customer_id: None,
+    };
     running.records().create_tenant(tenant, now).await.expect("a tenant");
     let key = NewKey {
         tenant: "bench".into(),

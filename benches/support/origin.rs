@@ -1,6 +1,5 @@
 //! An origin that costs little: a fixed answer to every request, 120 bytes of JSON, over keep-alive HTTP/1.1.
 
-
 const BODY: &str = r#"{"symbol":"ACME","action":"buy","confidence_percent":81,"as_of":"2026-01-01T00:00:00Z","source":"model-7","ok":true}"#;
 
 /// Prints its address and serves until killed.
@@ -19,10 +18,8 @@ pub fn run() {
 async fn serve(mut stream: tokio::net::TcpStream) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let _ = stream.set_nodelay(true);
-    let answer = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{BODY}",
-        BODY.len()
-    );
+    let answer =
+        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{BODY}", BODY.len());
     let mut buffer = Vec::with_capacity(16 * 1024);
     loop {
         match stream.read_buf(&mut buffer).await {
@@ -38,4 +35,3 @@ async fn serve(mut stream: tokio::net::TcpStream) {
         }
     }
 }
-

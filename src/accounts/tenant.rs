@@ -14,7 +14,7 @@ use http::HeaderValue;
 use super::Prices;
 use crate::ledger::{Budget, Node};
 use crate::period::{Period, period_at};
-use crate::pricing::{Access, MeterIndex, Plan, Rate};
+use crate::pricing::{Access, Meter, MeterIndex, Plan, Rate};
 use crate::records::Tenant;
 use crate::units::{Account, TenantNum};
 
@@ -48,8 +48,10 @@ pub struct State {
     pub period: Period,
     /// By [`MeterIndex`].
     pub budgets: Vec<Arc<Budget>>,
-    /// By [`MeterIndex`].
-    pub included: Vec<u64>,
+    /// By [`MeterIndex`]: units after which a request costs money or is refused.
+    pub quotas: Vec<u64>,
+    /// By [`MeterIndex`]: `RateLimit-Policy`.
+    pub policies: Vec<HeaderValue>,
     /// `X-Tenant-ID` for the upstream.
     pub id_header: HeaderValue,
     /// `X-Tenant-Plan` for the upstream.
@@ -66,13 +68,6 @@ impl State {
     #[must_use]
     pub fn budget(&self, meter: MeterIndex) -> Option<&Arc<Budget>> {
         self.budgets.get(meter.0)
-    }
-
-    /// Units of the plan that `budget`'s meter includes.
-    #[must_use]
-    pub fn included_of(&self, budget: &Arc<Budget>) -> u64 {
-        let index = self.budgets.iter().position(|own| Arc::ptr_eq(own, budget));
-        index.and_then(|index| self.included.get(index).copied()).unwrap_or(0)
     }
 }
 
@@ -107,15 +102,15 @@ impl Entry {
 
     pub(super) fn state(&self, prices: &Prices, node: &Node, now_ms: i64) -> Arc<State> {
         self.last_used_ms.store(now_ms, Relaxed);
-        let now_s = now_ms.div_euclid(1_000);
+        let second = now_ms.div_euclid(1_000);
         if let Some(state) = &*self.state.load()
             && state.prices_version == prices.version
             && state.row_version == self.row_version.load(Acquire)
-            && (state.period.start_s..state.valid_until_s).contains(&now_s)
+            && (state.period.start_s..state.valid_until_s).contains(&second)
         {
             return Arc::clone(state);
         }
-        let state = Arc::new(self.make_state(prices, node, now_s));
+        let state = Arc::new(self.make_state(prices, node, second));
         self.state.store(Some(Arc::clone(&state)));
         state
     }
@@ -138,14 +133,21 @@ impl Entry {
             let cap = plan.map_or(Some(0), |plan| plan.cap(MeterIndex(index)));
             node.budget(&account, row.plan_version.saturating_add(prices.version), cap)
         });
-        let included = |(index, _)| plan.map_or(0, |plan| plan.included(MeterIndex(index)));
+        let quota = |index| {
+            let index = MeterIndex(index);
+            plan.map_or(0, |plan| plan.cap(index).unwrap_or_else(|| plan.included(index)))
+        };
+        let policy = |(index, meter): (usize, &Meter)| {
+            header(&format!("\"{}\";q={};w={}", meter.name, quota(index), period.end_s - period.start_s))
+        };
         State {
             id: row.id.as_str().into(),
             plan: plan.cloned(),
             access,
             period,
             budgets: budgets.collect(),
-            included: meters.clone().map(included).collect(),
+            quotas: meters.clone().map(|(index, _)| quota(index)).collect(),
+            policies: meters.clone().map(policy).collect(),
             id_header: header(&row.id),
             plan_header: header(plan.map_or("", |plan| &plan.name)),
             features_header: plan.and_then(|plan| plan.features_header()),

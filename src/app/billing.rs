@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -12,6 +13,7 @@ use crate::pricing::Pricing;
 use crate::records::Records;
 use crate::sandbox::{self, Sandbox};
 use crate::stripe::client::{Client, NewCustomer, Span};
+use crate::stripe::rate::Rates;
 use crate::stripe::report::{self, Reporter};
 use crate::stripe::transport::{self, Transport};
 use crate::stripe::{IdempotencyKey, transport::API_BASE};
@@ -19,12 +21,16 @@ use crate::stripe::{IdempotencyKey, transport::API_BASE};
 /// How long [`Billing::report_now`] goes on.
 const REPORT_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How soon to look for the meters again.
+const METERS_AGAIN: Duration = Duration::from_secs(5);
+
 /// Stripe, as this node sees it.
 pub struct Billing {
     client: Client,
     reporter: Reporter,
     base: String,
     clock: Clock,
+    pricing: ArcSwap<Pricing>,
     sandbox: tokio::sync::Mutex<Option<Sandbox>>,
 }
 
@@ -57,15 +63,24 @@ impl Billing {
             (None, Some(key)) => key.clone(),
             (None, None) => anyhow::bail!("stripe.secret_key is needed with stripe.mode: test and live"),
         };
-        let config = transport::Config { version: stripe.api_version.clone(), ..transport::Config::new(base.parse()?, key) };
+        let rates = if stripe.mode == StripeMode::Test { Rates::TEST } else { Rates::LIVE };
+        let config = transport::Config::new(base.parse()?, key);
+        let config = transport::Config { version: stripe.api_version.clone(), rates, ..config };
         let client = Client::new(Arc::new(Transport::new(config)?));
-        if stripe.mode == StripeMode::Sandbox {
+        if sandbox.is_some() {
             ensure_meters(&client, pricing).await?;
         }
         let config = report::Config { flush: stripe.flush, ..report::Config::default() };
         let meters = report::meters(pricing);
         let reporter = Reporter::new(records.clone(), client.clone(), clock.clone(), config, meters);
-        Ok(Some(Self { client, reporter, base, clock: clock.clone(), sandbox: tokio::sync::Mutex::new(sandbox) }))
+        Ok(Some(Self {
+            client,
+            reporter,
+            base,
+            clock: clock.clone(),
+            pricing: ArcSwap::from_pointee(pricing.clone()),
+            sandbox: tokio::sync::Mutex::new(sandbox),
+        }))
     }
 
     /// Where Stripe is.
@@ -105,6 +120,13 @@ impl Billing {
     }
 
     pub(super) async fn run(&self, stop: CancellationToken) {
+        // A report to a meter that does not exist would be refused for good.
+        while let Err(error) = ensure_meters(&self.client, &self.pricing.load()).await {
+            tracing::warn!(%error, "reports wait: the meters could not be looked up at Stripe");
+            if stop.run_until_cancelled(tokio::time::sleep(METERS_AGAIN)).await.is_none() {
+                return;
+            }
+        }
         self.reporter.run(stop).await;
     }
 
@@ -114,8 +136,12 @@ impl Billing {
         Ok(())
     }
 
-    /// After a change of the prices.
-    pub(super) fn set_pricing(&self, pricing: &Pricing) {
+    /// After a change of the prices; a new meter is made at Stripe before anything is reported to it.
+    pub(super) async fn set_pricing(&self, pricing: &Arc<Pricing>) {
+        self.pricing.store(Arc::clone(pricing));
+        if let Err(error) = ensure_meters(&self.client, pricing).await {
+            tracing::warn!(%error, "the changed meters could not be looked up at Stripe");
+        }
         self.reporter.set_meters(report::meters(pricing));
     }
 
@@ -126,11 +152,10 @@ impl Billing {
     }
 }
 
-/// An empty sandbox has no meters; Stripe's are made by the operator.
+/// Makes the meters that are missing at Stripe; those that are there stay as they are.
 async fn ensure_meters(client: &Client, pricing: &Pricing) -> anyhow::Result<()> {
     for meter in &pricing.meters {
         client.ensure_meter(&meter.name, &meter.stripe_event, meter.kind).await?;
     }
     Ok(())
 }
-

@@ -8,20 +8,22 @@ use tokio_util::task::TaskTracker;
 
 use super::Core;
 use crate::accounts::Accounts;
-use crate::control::Change;
+use crate::control::{Change, Condition};
 use crate::drain::Drain;
-use crate::telemetry::Metrics;
+use crate::journal::Health;
+use crate::telemetry::{Metrics, names};
 
 /// Keys' last use is noted, and idle keys and tenants leave memory, this often.
 const SWEEP: Duration = Duration::from_secs(30);
 /// The node says that it is alive this often.
 const BEAT: Duration = Duration::from_secs(1);
 
-pub(super) fn spawn(tasks: &TaskTracker, core: &Core, drain: &Drain, metrics: Metrics) {
+pub(super) fn spawn(tasks: &TaskTracker, core: &Core, drain: &Drain, metrics: Metrics, journal: Condition) {
     // What finishes the work of others runs until they have ended.
     tasks.spawn(drain.cut.clone().run_until_cancelled_owned(ship(core.clone())));
     tasks.spawn(metrics.upkeep(drain.cut.clone()));
     tasks.spawn(drain.stop.clone().run_until_cancelled_owned(beat(core.clone())));
+    tasks.spawn(drain.cut.clone().run_until_cancelled_owned(watch_journal(core.clone(), journal)));
     tasks.spawn(drain.stop.clone().run_until_cancelled_owned(sweep(core.clone())));
     tasks.spawn(drain.stop.clone().run_until_cancelled_owned(follow_files(core.clone())));
     if let Some(billing) = core.billing.clone() {
@@ -35,9 +37,11 @@ async fn ship(core: Core) {
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         beat.tick().await;
-        if let Err(error) = core.shipper.lock().await.ship().await {
+        let mut shipper = core.shipper.lock().await;
+        if let Err(error) = shipper.ship().await {
             tracing::warn!(%error, "the journal waits: it could not be flushed");
         }
+        metrics::gauge!(names::JOURNAL_PENDING_RECORDS).set(u32::try_from(shipper.pending()).unwrap_or(u32::MAX));
     }
 }
 
@@ -48,6 +52,22 @@ async fn beat(core: Core) {
         if let Err(error) = core.records.beat_node(core.journal.node(), core.clock.now()).await {
             tracing::warn!(%error, "the records do not answer");
         }
+    }
+}
+
+/// A node whose journal takes no records refuses metered work: it says so where load balancers and alerts look.
+async fn watch_journal(core: Core, condition: Condition) {
+    let mut beat = tokio::time::interval(core.node.batch());
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        let health = core.journal.health();
+        match health {
+            Health::Ok => condition.met(),
+            Health::Full => condition.missing("the journal's disk is full: metered requests are refused"),
+            Health::Failing => condition.missing("the journal's disk fails: metered requests are refused"),
+        }
+        metrics::gauge!(names::JOURNAL_UP).set(u32::from(health == Health::Ok));
     }
 }
 

@@ -123,7 +123,7 @@ impl Reloader {
         let version = next.active.version;
         self.gateway.snapshot.store(next.snapshot);
         if let Some(billing) = &self.billing {
-            billing.set_pricing(&next.active.pricing);
+            billing.set_pricing(&next.active.pricing).await;
         }
         self.active.store(Arc::new(next.active));
         tracing::info!(version, "the changed configuration is in force");

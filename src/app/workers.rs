@@ -12,8 +12,8 @@ use tokio::runtime::Runtime;
 use super::Core;
 use crate::config::settings::Settings;
 use crate::drain::Drain;
-use crate::gateway::Lane;
 use crate::gateway::reply::RequestIds;
+use crate::gateway::{Current, Lane};
 use crate::journal::{Sync, Writer};
 use crate::meter::body::Durability;
 use crate::serve::{Connections, Worker};
@@ -86,5 +86,6 @@ fn lane(core: &Core, writer: Writer, sync: Sync) -> anyhow::Result<Rc<Lane>> {
         pool: Pool::default(),
         stats: std::cell::RefCell::default(),
         ids: RequestIds::new()?,
+        current: std::cell::RefCell::new(Current::new(Arc::clone(&core.gateway.snapshot))),
     }))
 }

@@ -60,7 +60,7 @@ fn demo(args: &DemoArgs, folder: &Path) -> anyhow::Result<()> {
         anyhow::ensure!(outcome.agrees(), "usage, calls and Stripe do not agree");
         return Ok(());
     }
-    app::wait_for_signal(&extras)?;
+    app::Signals::listen()?.wait();
     running.stop();
     Ok(())
 }
@@ -82,7 +82,7 @@ fn start(args: &DemoArgs, folder: &Path, origin: SocketAddr) -> anyhow::Result<R
     std::fs::write(&path, settings)?;
     // The demo is the same on every machine: nothing of the environment reaches it.
     let loaded = config::load(&path, &Env::empty()).context("the demo's own configuration")?;
-    app::start(loaded, Options { env: Env::empty(), ..Options::default() })
+    app::start(loaded, &Options { env: Env::empty(), ..Options::default() })
 }
 
 /// The wanted port, or the first free one from `from` on.

@@ -15,7 +15,7 @@ pub struct ServeArgs {
     pub config: PathBuf,
 }
 
-/// Runs until SIGTERM or SIGINT, then drains.
+/// Runs until SIGTERM or SIGINT, then drains; a second one cuts what is still in flight.
 ///
 /// # Errors
 /// [`Failure::Usage`] when the configuration cannot be read, [`Failure::Refused`] when a part cannot start.
@@ -27,9 +27,15 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
 }
 
 fn serve(loaded: config::Loaded, env: Env) -> anyhow::Result<()> {
-    let running = app::start(loaded, Options { env, ..Options::default() })?;
-    let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    app::wait_for_signal(&signals)?;
+    let mut signals = app::Signals::listen()?;
+    let running = app::start(loaded, &Options { env, ..Options::default() })?;
+    signals.wait();
+    let cut = running.cutter();
+    // Ends with the process.
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        signals.wait();
+        cut.cancel();
+    })?;
     running.stop();
     Ok(())
 }

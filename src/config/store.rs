@@ -94,7 +94,7 @@ fn journal(store: &Fields<'_>) -> journal::Config {
     let fields = store.section("journal", &["path", "sync", "keep", "keep_size", "segment_records"]);
     let path: PathBuf = fields.or("path", &TEXT, "var/journal".to_owned()).into();
     let records = |count: &usize| (1024..=16 << 20).contains(count);
-    let segment = fields.or_if("segment_records", &COUNT, 256 << 10, "1024 to 16777216", records);
+    let segment = fields.or_if("segment_records", &COUNT, 64 << 10, "1024 to 16777216", records);
     journal::Config {
         path: store.of.checker.source.directory().join(path),
         sync: sync(&fields),

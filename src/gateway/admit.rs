@@ -71,8 +71,8 @@ impl Admission<'_> {
         self.check_spent(&wanted)?;
         self.check_rates(&plan)?;
         let in_flight = self.caller.tenant.enter(plan.concurrency).ok_or(Refusal::TooManyConcurrent)?;
-        let reserved = self.reserve(wanted, &plan).await?;
-        self.open(reserved, in_flight)
+        self.reserve(&wanted, &plan).await?;
+        self.open(wanted, in_flight)
     }
 
     fn check_scope(&self, method: &Method, path: &str) -> Result<(), Refusal> {
@@ -103,7 +103,7 @@ impl Admission<'_> {
             .filter_map(|charge| {
                 let budget = Arc::clone(self.state.budget(charge.meter)?);
                 let meter = *self.priced.snapshot.meter_names.get(charge.meter.0)?;
-                Some(Reserved { budget, meter, units: charge.cost.bound() })
+                Some(Reserved { budget, index: charge.meter, meter, units: charge.cost.bound() })
             })
             .collect()
     }
@@ -135,27 +135,22 @@ impl Admission<'_> {
         limiter.check(rate).map_err(Refusal::RateLimited)
     }
 
-    async fn reserve(&self, wanted: Vec<Reserved>, plan: &Plan) -> Result<Vec<Reserved>, Refusal> {
+    async fn reserve(&self, wanted: &[Reserved], plan: &Plan) -> Result<(), Refusal> {
         let allowance = match plan.on_outage {
             OnOutage::Deny => None,
             OnOutage::Allow(units) => Some(units),
         };
-        let budgets: Vec<_> = wanted.iter().map(|want| (Arc::clone(&want.budget), want.meter)).collect();
         let reserved = reserve_all(&self.lane.gateway.node, wanted, allowance, self.subject.at_ms).await;
         reserved.map_err(|(n, short)| match short {
             Short::NoAnswer => Refusal::LedgerUnavailable,
-            Short::Spent => {
-                let (budget, meter) = budgets[n].clone();
-                self.limit_exceeded(&[Reserved { budget, meter, units: 0 }], 0)
-            }
+            Short::Spent => self.limit_exceeded(wanted, n),
         })
     }
 
     fn open(self, reserved: Vec<Reserved>, in_flight: InFlight) -> Result<Admitted, Refusal> {
         let terms = &self.priced.snapshot.terms[self.priced.matched.index];
-        let exchange =
-            Exchange::open(&self.lane.writer, self.subject, terms, reserved, in_flight, &self.lane.gateway.clock)
-                .map_err(|_full| Refusal::JournalFull)?;
+        let exchange = Exchange::open(&self.lane.writer, self.subject, terms, reserved, in_flight)
+            .map_err(|_full| Refusal::JournalFull)?;
         Ok(Admitted { state: self.state, exchange })
     }
 

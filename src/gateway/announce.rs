@@ -1,16 +1,16 @@
 //! What a metered response says about itself: cost, and the tightest limit
 //! (draft-ietf-httpapi-ratelimit-headers: `RateLimit-Policy: "meter";q=quota;w=window`, `RateLimit: "meter";r=left;t=seconds`).
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use http::header::ACCESS_CONTROL_EXPOSE_HEADERS;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response};
 
 use super::admit::Admitted;
-use super::{Reply, X_REQUEST_ID};
+use super::{Priced, Reply, X_REQUEST_ID};
 use crate::ledger::Budget;
-use crate::meter::Terms;
+use crate::meter::Reserved;
 
 const X_TOLLGATE_COST: HeaderName = HeaderName::from_static("x-tollgate-cost");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -18,18 +18,16 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 
 /// What is known before the request goes out.
 pub struct Announced {
-    /// Summed over meters.
-    cost: u64,
-    terms: Arc<Terms>,
-    limit: Option<Quota>,
+    limit: Option<Limit>,
 }
 
-struct Quota {
+struct Limit {
     budget: Arc<Budget>,
-    /// Of this request on this meter.
+    policy: HeaderValue,
+    /// Units of this request on this meter.
     cost: u64,
+    /// Units of the period.
     quota: u64,
-    window_s: i64,
     resets_in_s: i64,
 }
 
@@ -37,73 +35,77 @@ impl Announced {
     /// For an admitted request.
     #[must_use]
     pub fn of(admitted: &Admitted, now_ms: i64) -> Self {
-        let exchange = &admitted.exchange;
-        let period = admitted.state.period;
-        let quota = |n: usize| {
-            let reserved = &exchange.reserved()[n];
-            let view = reserved.budget.view();
-            let included = admitted.state.included_of(&reserved.budget);
-            Quota {
+        let (state, exchange) = (&admitted.state, &admitted.exchange);
+        let quota = |reserved: &Reserved| state.quotas.get(reserved.index.0).copied().unwrap_or(0);
+        let tightest = exchange.reserved().iter().min_by_key(|r| quota(r).saturating_sub(r.budget.committed()));
+        let limit = tightest.and_then(|reserved| {
+            Some(Limit {
                 budget: Arc::clone(&reserved.budget),
+                policy: state.policies.get(reserved.index.0)?.clone(),
                 cost: reserved.units,
-                quota: view.cap.unwrap_or(included),
-                window_s: period.end_s - period.start_s,
-                resets_in_s: period.end_s - now_ms.div_euclid(1_000),
-            }
-        };
-        let tightest = (0..exchange.reserved().len()).map(quota).min_by_key(|quota| quota.left(0));
-        Self { cost: exchange.reserved().iter().map(|r| r.units).sum(), terms: Arc::clone(exchange.terms()), limit: tightest }
+                quota: quota(reserved),
+                resets_in_s: state.period.end_s - now_ms.div_euclid(1_000),
+            })
+        });
+        Self { limit }
     }
 
-    /// Writes the headers; `cors` adds them to what a page's script may read.
-    pub fn write(self, response: &mut Response<Reply>, request_id: &HeaderValue, for_browser: bool) {
-        let status = response.status();
-        let charged = self.charged(status);
+    /// Writes the headers; for a browser, also which of them its page may read.
+    pub fn write(
+        self,
+        response: &mut Response<Reply>,
+        priced: &Priced<'_>,
+        request_id: &HeaderValue,
+        audience: Audience,
+    ) {
+        let (snapshot, route) = (priced.snapshot, priced.matched.index);
+        let charged = snapshot.terms[route].charge_on.covers(response.status());
         // A response without a body has ended by now; the others still hold their reservation.
-        let uncharged_hold = match response.body() {
+        let hold = match response.body() {
             Reply::Metered(_) if !charged => self.limit.as_ref().map_or(0, |limit| limit.cost),
             Reply::Metered(_) | Reply::Full(_) => 0,
         };
         let headers = response.headers_mut();
-        headers.insert(X_TOLLGATE_COST, HeaderValue::from(if charged { self.cost } else { 0 }));
-        if !headers.contains_key(&X_REQUEST_ID) {
-            headers.insert(X_REQUEST_ID, request_id.clone());
+        headers.insert(
+            X_TOLLGATE_COST,
+            if charged { snapshot.costs[route].clone() } else { HeaderValue::from_static("0") },
+        );
+        headers.entry(X_REQUEST_ID).or_insert_with(|| request_id.clone());
+        if let Some(limit) = self.limit {
+            headers.insert(RATE_LIMIT, limit.left(hold));
+            headers.insert(RATE_LIMIT_POLICY, limit.policy);
         }
-        if let Some(limit) = &self.limit {
-            limit.write(headers, uncharged_hold);
-        }
-        if for_browser {
+        if audience == Audience::Browser {
             let ours = "X-Request-Id, X-Tollgate-Cost, RateLimit, RateLimit-Policy";
             headers.append(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(ours));
         }
     }
-
-    fn charged(&self, status: StatusCode) -> bool {
-        self.terms.charge_on.covers(status)
-    }
 }
 
-impl Quota {
-    /// Units left after everything reserved, except `hold` that is about to come back.
-    fn left(&self, hold: u64) -> u64 {
-        self.quota.saturating_sub(self.budget.committed().saturating_sub(hold))
-    }
-
-    fn write(&self, headers: &mut HeaderMap, hold: u64) {
-        let meter = &self.budget.account().meter;
-        let mut text = String::with_capacity(64);
-        let written = write!(text, "\"{meter}\";q={};w={}", self.quota, self.window_s);
-        written.expect("writing to a String does not fail");
-        insert(headers, RATE_LIMIT_POLICY, &text);
-        text.clear();
-        let written = write!(text, "\"{meter}\";r={};t={}", self.left(hold), self.resets_in_s.max(0));
-        written.expect("writing to a String does not fail");
-        insert(headers, RATE_LIMIT, &text);
-    }
+/// Who reads the response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// A program.
+    Program,
+    /// A page in a browser: the request had an `Origin`.
+    Browser,
 }
 
-fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
-    if let Ok(value) = HeaderValue::from_str(text) {
-        headers.insert(name, value);
+/// Meters' names are at most 64 characters; numbers have at most 20 digits each.
+const LEFT_AT_MOST: usize = 128;
+
+impl Limit {
+    /// `RateLimit`: units left after everything reserved, except `hold` that is about to come back.
+    fn left(&self, hold: u64) -> HeaderValue {
+        let left = self.quota.saturating_sub(self.budget.committed().saturating_sub(hold));
+        let mut text = [0; LEFT_AT_MOST];
+        let mut rest = text.as_mut_slice();
+        let (meter, resets_in_s) = (&self.budget.account().meter, self.resets_in_s.max(0));
+        let written = write!(rest, "\"{meter}\";r={left};t={resets_in_s}");
+        let length = LEFT_AT_MOST - rest.len();
+        match (written, HeaderValue::from_bytes(&text[..length])) {
+            (Ok(()), Ok(value)) => value,
+            (Ok(()) | Err(_), _) => HeaderValue::from_static("\"units\";r=0"),
+        }
     }
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -41,6 +43,8 @@ pub enum Refusal {
     TooManyConcurrent,
     /// Not a request we can forward.
     BadRequest(&'static str),
+    /// The request's body broke off or stopped coming.
+    UploadBroken,
     /// Request line and headers are longer than `limits.header_bytes`, which is the number here.
     HeadTooLarge(usize),
     /// The path can be read in ways that cost differently.
@@ -94,14 +98,14 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::MissingCredential
-            | Self::UnknownCredential
-            | Self::RevokedCredential
-            | Self::ExpiredCredential => StatusCode::UNAUTHORIZED,
+            Self::MissingCredential | Self::UnknownCredential | Self::RevokedCredential | Self::ExpiredCredential => {
+                StatusCode::UNAUTHORIZED
+            }
             Self::OutOfScope | Self::FeatureRequired(_) | Self::UntrustedTenantHeader(_) => StatusCode::FORBIDDEN,
             Self::LimitExceeded(_) | Self::SubscriptionInactive { .. } => StatusCode::PAYMENT_REQUIRED,
             Self::RateLimited(_) | Self::TooManyConcurrent => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest(_) | Self::AmbiguousPath => StatusCode::BAD_REQUEST,
+            Self::UploadBroken => StatusCode::REQUEST_TIMEOUT,
             Self::HeadTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NoUpstream | Self::UpstreamUnreachable(_) => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -124,7 +128,7 @@ impl Refusal {
             Self::SubscriptionInactive { .. } => "subscription_inactive",
             Self::RateLimited(_) => "rate_limited",
             Self::TooManyConcurrent => "too_many_concurrent",
-            Self::BadRequest(_) | Self::HeadTooLarge(_) => "bad_request",
+            Self::BadRequest(_) | Self::UploadBroken | Self::HeadTooLarge(_) => "bad_request",
             Self::AmbiguousPath => "ambiguous_path",
             Self::NoUpstream | Self::UpstreamUnreachable(_) => "upstream_unreachable",
             Self::UpstreamTimeout => "upstream_timeout",
@@ -141,7 +145,6 @@ impl Refusal {
             Self::ExpiredCredential => "This API key has expired; use another one.".into(),
             Self::OutOfScope => "This API key's scopes do not cover this route.".into(),
             Self::FeatureRequired(feature) => format!("Your plan does not include the feature `{feature}`."),
-            Self::UntrustedTenantHeader(why) => (*why).into(),
             Self::LimitExceeded(limit) => format!(
                 "{} of {} {} are used; this request would pass the limit. It resets at {}.",
                 limit.used, limit.limit, limit.meter, limit.resets_at
@@ -151,7 +154,8 @@ impl Refusal {
             }
             Self::RateLimited(wait) => format!("Too many requests; try again in {} s.", seconds_up(*wait)),
             Self::TooManyConcurrent => "Too many requests at once; wait for one to end.".into(),
-            Self::BadRequest(why) => (*why).into(),
+            Self::UntrustedTenantHeader(why) | Self::BadRequest(why) => (*why).into(),
+            Self::UploadBroken => "The request's body broke off or stopped coming.".into(),
             Self::HeadTooLarge(limit) => format!("Request line and headers together may have {limit} bytes."),
             Self::AmbiguousPath => "The path has a dot segment (`.` or `..`); send it resolved.".into(),
             Self::NoUpstream => "No upstream is configured for this host and path.".into(),
@@ -186,19 +190,13 @@ impl Refusal {
     }
 
     fn retry_after_s(&self) -> Option<u64> {
-        match self {
-            Self::RateLimited(wait) => Some(seconds_up(*wait)),
-            Self::TooManyConcurrent | Self::LedgerUnavailable | Self::JournalFull => Some(1),
-            _other_refusals_are_not_a_matter_of_waiting => None,
+        if let Self::RateLimited(wait) = self {
+            return Some(seconds_up(*wait));
         }
+        matches!(self, Self::TooManyConcurrent | Self::LedgerUnavailable | Self::JournalFull).then_some(1)
     }
 
     fn body(&self, status: StatusCode, request_id: &HeaderValue) -> Bytes {
-        let (limit, plan) = match self {
-            Self::LimitExceeded(limit) => (Some(&**limit), None),
-            Self::SubscriptionInactive { plan } => (None, Some(&**plan)),
-            _others_add_nothing => (None, None),
-        };
         let problem = Problem {
             kind: format!("urn:tollgate:problem:{}", self.code()),
             title: status.canonical_reason().unwrap_or("Refused"),
@@ -206,8 +204,8 @@ impl Refusal {
             detail: self.detail(),
             code: self.code(),
             request_id: request_id.to_str().unwrap_or_default(),
-            limit,
-            plan,
+            limit: if let Self::LimitExceeded(limit) = self { Some(limit) } else { None },
+            plan: if let Self::SubscriptionInactive { plan } = self { Some(plan) } else { None },
         };
         serde_json::to_vec(&problem).expect("strings and numbers always serialise").into()
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
-use http::Uri;
+use http::HeaderValue;
 
 use super::identify;
 use crate::accounts::Prices;
@@ -14,6 +14,7 @@ use crate::config::settings::{HostPattern, Identity, Settings, Upstream};
 use crate::journal::Names;
 use crate::meter::Terms;
 use crate::units::NameId;
+use crate::upstream::Origin;
 
 /// What holds for one request from its head to its end.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Snapshot {
     pub route_names: Vec<NameId>,
     /// By route index: the route's name as a metric's label.
     pub route_labels: Vec<Arc<str>>,
+    /// By route index: `X-Tollgate-Cost` of a response that costs.
+    pub costs: Vec<HeaderValue>,
     /// By route index.
     pub terms: Vec<Arc<Terms>>,
     /// By meter index: the meter's name in the journal.
@@ -42,18 +45,19 @@ pub struct Snapshot {
 pub struct Routed {
     /// As configured.
     pub settings: Upstream,
+    origins: Vec<Origin>,
     turn: AtomicUsize,
 }
 
 impl Routed {
     /// The origins take turns.
     #[must_use]
-    pub fn next_origin(&self) -> &Uri {
-        let turn = match self.settings.origins.len() {
+    pub fn next_origin(&self) -> &Origin {
+        let turn = match self.origins.len() {
             1 => 0,
             several => self.turn.fetch_add(1, Relaxed) % several,
         };
-        &self.settings.origins[turn]
+        &self.origins[turn]
     }
 }
 
@@ -70,6 +74,7 @@ impl Snapshot {
         Ok(Self {
             route_names: routes.iter().map(|r| names.intern(&r.name)).collect::<io::Result<_>>()?,
             route_labels: routes.iter().map(|route| Arc::clone(&route.name)).collect(),
+            costs: routes.iter().map(|route| HeaderValue::from(route.bound())).collect(),
             terms: routes.iter().map(|route| terms(route.charge_on.clone(), route.on_abort)).collect(),
             free_meter: match meter_names.first() {
                 Some(first) => *first,
@@ -111,7 +116,11 @@ fn by_precision(upstreams: &[Upstream]) -> Vec<Routed> {
     };
     let mut sorted = upstreams.to_vec();
     sorted.sort_by_key(rank);
-    sorted.into_iter().map(|settings| Routed { settings, turn: AtomicUsize::new(0) }).collect()
+    let routed = |settings: Upstream| {
+        let origins = settings.origins.iter().map(Origin::of).collect();
+        Routed { settings, origins, turn: AtomicUsize::new(0) }
+    };
+    sorted.into_iter().map(routed).collect()
 }
 
 /// `host:port` and `[v6]:port` without the port (RFC 3986, section 3.2.2).

@@ -1,19 +1,22 @@
 //! Requests that ask to switch protocols (WebSocket and others): metered when they open, then bytes both ways.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
 
-use super::forward::{Told, prepare, remove_hop_by_hop};
+use super::forward::{Answered, Told, end_failed, finish, prepare};
 use super::refusal::Refusal;
 use super::{Lane, Reply};
 use crate::config::settings::Upstream;
-use crate::meter::{Exchange, Metered};
-use crate::upstream::{Flag, Origin, Pool, SendError, Upload};
+use crate::meter::Exchange;
+use crate::meter::body::{Limits, NotDurable};
+use crate::upstream::{Origin, Pool, Progress, SendError, Upload};
 
 /// One request that may switch protocols.
 pub struct Upgrade<'a> {
@@ -23,6 +26,8 @@ pub struct Upgrade<'a> {
     pub origin: &'a Origin,
     /// Who pays; `None` where nobody does.
     pub exchange: Option<Exchange>,
+    /// How long an answer that does not switch may take.
+    pub limits: Limits,
 }
 
 impl Upgrade<'_> {
@@ -38,25 +43,31 @@ impl Upgrade<'_> {
         lane: &Rc<Lane>,
     ) -> Result<Response<Reply>, Refusal> {
         let protocol = parts.headers.get(UPGRADE).cloned();
-        let sent = Flag::default();
+        let progress = Progress::default();
+        let method = parts.method.clone();
         let client = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         prepare(&mut parts, &body, told, self.origin);
         if let Some(protocol) = protocol {
             parts.headers.insert(UPGRADE, protocol);
             parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
-        let request = Request::from_parts(parts, Upload::of(body, &sent, lane.gateway.body_timeout));
+        let request = Request::from_parts(parts, Upload::of(body, &progress, lane.gateway.body_timeout));
         let response = match self.send(request).await {
             Ok(response) => response,
+            Err(_) if progress.broken.get() => return Err(self.failed(&SendError::Upload)),
             Err(error) => return Err(self.failed(&error)),
         };
         if let Some(exchange) = &mut self.exchange {
             exchange.answered(response.status());
         }
-        Ok(match (response.status(), client) {
-            (StatusCode::SWITCHING_PROTOCOLS, Some(client)) => switched(response, client, self.exchange),
-            (_, _) => refused_switch(response, self.exchange, lane, self.upstream),
-        })
+        if let (StatusCode::SWITCHING_PROTOCOLS, Some(client)) = (response.status(), client) {
+            return switched(response, client, self.exchange, lane).await;
+        }
+        // The origin answered like any other request, over a connection of its own.
+        let (exchange, limits) = (self.exchange, self.limits);
+        let origin_time = Duration::ZERO;
+        let answered = Answered { response, exchange, lease: None, origin_time, limits, request_whole: true };
+        finish(lane, answered, &method).await
     }
 
     async fn send(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, SendError> {
@@ -65,8 +76,9 @@ impl Upgrade<'_> {
             exchange.dispatched();
         }
         let sending = sender.send_request(request);
-        let sent = match self.upstream.timeouts.first_byte {
-            Some(limit) => tokio::time::timeout(limit, sending).await.map_err(|_| SendError::Silent)?,
+        let first_byte = self.upstream.timeouts.first_byte.map(|limit| Instant::now() + limit);
+        let sent = match first_byte.into_iter().chain(self.limits.until).min() {
+            Some(until) => tokio::time::timeout_at(until, sending).await.map_err(|_| SendError::Silent)?,
             None => sending.await,
         };
         sent.map_err(SendError::Broken)
@@ -74,47 +86,34 @@ impl Upgrade<'_> {
 
     fn failed(self, error: &SendError) -> Refusal {
         let refusal = super::forward::refusal_of(error);
-        if let Some(exchange) = self.exchange {
-            exchange.origin_failed(refusal.status());
-        }
+        end_failed(self.exchange, &refusal);
         refusal
     }
 }
 
-/// The origin agreed: the opening is charged, and from here on bytes pass as they come.
-fn switched(
+/// The origin agreed: the opening is charged before its head goes out, and from here on bytes pass as they come.
+async fn switched(
     mut response: Response<Incoming>,
     client: hyper::upgrade::OnUpgrade,
     exchange: Option<Exchange>,
-) -> Response<Reply> {
+    lane: &Lane,
+) -> Result<Response<Reply>, Refusal> {
     let origin = hyper::upgrade::on(&mut response);
+    let syncing = exchange.and_then(|exchange| lane.durability.wait(exchange.complete()));
+    if let Some(syncing) = syncing {
+        syncing.await.map_err(|NotDurable| Refusal::JournalFull)?;
+    }
     tokio::task::spawn_local(async move {
         if let Err(error) = join(client, origin).await {
             tracing::debug!(%error, "an upgraded exchange ended");
         }
     });
-    if let Some(exchange) = exchange {
-        exchange.complete();
-    }
     let (parts, _no_body) = response.into_parts();
-    Response::from_parts(parts, Reply::Full(None))
+    Ok(Response::from_parts(parts, Reply::Full(None)))
 }
 
 async fn join(client: hyper::upgrade::OnUpgrade, origin: hyper::upgrade::OnUpgrade) -> anyhow::Result<()> {
     let (client, origin) = (client.await?, origin.await?);
     tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(origin)).await?;
     Ok(())
-}
-
-/// The origin answered like any other request.
-fn refused_switch(
-    response: Response<Incoming>,
-    exchange: Option<Exchange>,
-    lane: &Rc<Lane>,
-    upstream: &Upstream,
-) -> Response<Reply> {
-    let (mut parts, body) = response.into_parts();
-    remove_hop_by_hop(&mut parts.headers);
-    let metered = Metered::new(body, exchange, None, upstream.timeouts.idle, Rc::clone(&lane.durability));
-    Response::from_parts(parts, Reply::Metered(Box::new(metered)))
 }

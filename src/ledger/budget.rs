@@ -3,10 +3,12 @@
 //! Names as in the protocol: `spent` = journaled + in flight, admit only while `spent + cost <= ceiling`;
 //! `durable` (`U`) = fdatasynced; `hold` (`H`) is what the next settle says.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{Answer, Ask};
@@ -20,7 +22,7 @@ const REFUSED_PAUSE_MS: i64 = 100;
 /// … and for so long when the whole cap is used.
 const EXHAUSTED_PAUSE_MS: i64 = 1_000;
 /// An unspent ceiling is given back after so long without a request.
-const IDLE_MS: i64 = 2_000;
+const IDLE_MS: u64 = 2_000;
 /// Least units asked for at once, so that small plans do not settle for every request.
 const WANT_AT_LEAST: u64 = 64;
 
@@ -46,15 +48,18 @@ pub struct Budget {
     waiting: AtomicBool,
     /// Base totals are read from the records.
     loaded: AtomicBool,
-    /// Units that waiting requests lack.
-    lack: AtomicU64,
+    /// Held by whoever moves the ceiling, so that an answer, a plan and a give-back never cross: an answer to the old
+    /// plan that lands on the new one would raise what was just lowered. Requests that find budget never take it.
+    turn: Mutex<Waiting>,
     /// Below so much headroom the next settle is asked for at once.
     low_water: AtomicU64,
     /// It is already in the settler's queue.
     queued: AtomicBool,
     recall: AtomicBool,
-    /// No settle for refused requests before this moment.
+    /// No settle before this moment for requests that cost …
     pause_until_ms: AtomicI64,
+    /// … so much or more: what is left may still do for a cheaper one.
+    pause_from: AtomicU64,
     last_used_ms: AtomicI64,
     /// `completed` at the last settle, for the rate.
     rate_mark: AtomicU64,
@@ -63,6 +68,26 @@ pub struct Budget {
     answers: AtomicU64,
     unanswered: AtomicBool,
     answered: Notify,
+}
+
+/// Requests that wait for budget, first come first.
+#[derive(Debug, Default)]
+struct Waiting {
+    next: u64,
+    /// Units by the order of arrival.
+    units: BTreeMap<u64, u64>,
+    /// What the first one wanted when the last settle went out.
+    asked: u64,
+}
+
+impl Waiting {
+    fn first(&self) -> u64 {
+        self.units.first_key_value().map_or(0, |(_, units)| *units)
+    }
+
+    fn all(&self) -> u64 {
+        self.units.values().fold(0, |sum, units| sum.saturating_add(*units))
+    }
 }
 
 /// Why a reservation failed.
@@ -84,9 +109,10 @@ pub struct View {
 }
 
 impl Budget {
-    /// A budget that holds nothing yet; its first request waits for the first settle.
+    /// A budget that holds nothing yet; its first request waits for the first settle. `last_ctr` is not below any that
+    /// this node has used for the account.
     #[must_use]
-    pub fn new(account: Account, boot: u32, plan_version: u64, cap: Option<u64>) -> Self {
+    pub fn new(account: Account, last_ctr: u64, plan_version: u64, cap: Option<u64>) -> Self {
         Self {
             account,
             spent: AtomicU64::new(0),
@@ -96,14 +122,15 @@ impl Budget {
             others: AtomicU64::new(0),
             cap: AtomicU64::new(cap.unwrap_or(UNLIMITED)),
             plan_version: AtomicU64::new(plan_version),
-            ctr: AtomicU64::new(u64::from(boot) << 40),
+            ctr: AtomicU64::new(last_ctr),
             waiting: AtomicBool::new(false),
             loaded: AtomicBool::new(false),
-            lack: AtomicU64::new(0),
+            turn: Mutex::default(),
             low_water: AtomicU64::new(0),
             queued: AtomicBool::new(false),
             recall: AtomicBool::new(false),
             pause_until_ms: AtomicI64::new(i64::MIN),
+            pause_from: AtomicU64::new(0),
             last_used_ms: AtomicI64::new(i64::MIN),
             rate_mark: AtomicU64::new(0),
             rate_mark_ms: AtomicI64::new(i64::MIN),
@@ -111,17 +138,6 @@ impl Budget {
             unanswered: AtomicBool::new(false),
             answered: Notify::new(),
         }
-    }
-
-    /// Makes the next settle's `ctr` higher than `ctr`, that of an earlier budget of the same account.
-    pub fn continue_from(&self, ctr: u64) {
-        self.ctr.fetch_max(ctr, AcqRel);
-    }
-
-    /// The last settle's `ctr`.
-    #[must_use]
-    pub fn ctr(&self) -> u64 {
-        self.ctr.load(Acquire)
     }
 
     /// Which counter.
@@ -209,6 +225,7 @@ impl Budget {
 
     /// Sets the base totals once: what this node and all nodes had completed before this budget was made.
     pub fn load(&self, own: u64, all: u64) {
+        let _turn = self.turn.lock();
         if self.loaded.load(Acquire) {
             return;
         }
@@ -231,6 +248,10 @@ impl Budget {
     /// Takes over a plan's cap if `version` is newer. A raised or lifted cap helps at the next settle or at once;
     /// under a lowered one the unspent ceiling is given back.
     pub fn set_plan(&self, version: u64, cap: Option<u64>) {
+        if self.plan_version.load(Acquire) >= version {
+            return;
+        }
+        let _turn = self.turn.lock();
         if self.plan_version.fetch_max(version, AcqRel) >= version {
             return;
         }
@@ -247,20 +268,25 @@ impl Budget {
         }
     }
 
-    /// Lowers the ceiling to what is spent and returns it: local first, then said.
+    /// Lowers the ceiling to what is spent and returns it: local first, then said. Never above what it was, whatever
+    /// `spent` shows: a reservation that read the ceiling before it was lowered the last time may be in it for a
+    /// moment, before it sees the new one and undoes itself. In turn only.
     fn lower_to_spent(&self) -> u64 {
-        let low = self.spent.load(SeqCst);
+        let before = self.ceiling.load(SeqCst);
+        let low = self.spent.load(SeqCst).min(before);
         self.ceiling.store(low, SeqCst);
         // A reservation that got in between is in `spent` by now, or sees the lowered ceiling and undoes itself.
-        let hold = self.spent.load(SeqCst).max(low);
+        let hold = self.spent.load(SeqCst).clamp(low, before);
         self.ceiling.store(hold, SeqCst);
         hold
     }
 
-    /// Whether a refused request should be refused again without asking.
+    /// Whether a request for `cost` units should be refused like the one before it, without asking.
     #[must_use]
-    pub fn is_paused(&self, now_ms: i64) -> bool {
-        now_ms < self.pause_until_ms.load(Relaxed)
+    pub fn is_paused(&self, cost: u64, now_ms: i64) -> bool {
+        // Of a clock that was set back meanwhile, a pause would not end for as long as that.
+        let left_ms = self.pause_until_ms.load(Relaxed).saturating_sub(now_ms);
+        (1..=EXHAUSTED_PAUSE_MS).contains(&left_ms) && cost >= self.pause_from.load(Relaxed)
     }
 
     /// The next settle gives back what is not spent.
@@ -271,7 +297,7 @@ impl Budget {
     /// Whether an unspent ceiling lies idle and should go back.
     #[must_use]
     pub fn is_idle(&self, now_ms: i64) -> bool {
-        now_ms.saturating_sub(self.last_used_ms.load(Relaxed)) > IDLE_MS
+        now_ms.abs_diff(self.last_used_ms.load(Relaxed)) > IDLE_MS
     }
 
     /// Whether there is something to say: unspent ceiling of a capped account, or a recall.
@@ -288,14 +314,26 @@ impl Budget {
             && self.spent.load(SeqCst) == self.completed.load(Acquire)
             && self.durable.load(Acquire) == self.completed.load(Acquire)
             && !self.holds_unspent()
-            && self.lack.load(Acquire) == 0
+            && self.turn.lock().units.is_empty()
+    }
+
+    /// The last number that a settle of this account had.
+    #[must_use]
+    pub fn last_ctr(&self) -> u64 {
+        self.ctr.load(Acquire)
     }
 
     /// The next settle's words. Lowers the ceiling first where it is given back; marks the answer as awaited.
+    ///
+    /// `need` is what the first waiting request lacks: the ledger gathers it whole or says that there is not so much.
+    /// Asked for all of them together it could refuse everybody what each of them could have had. A node that was
+    /// recalled gives back although somebody waits: who waits first on which node, the ledger decides.
     pub fn ask(&self, now_ms: i64) -> Ask {
+        let mut waiting = self.turn.lock();
         self.queued.store(false, Release);
-        let lack = self.lack.load(Acquire);
-        let give_back = lack == 0 && (self.recall.load(Relaxed) || self.is_idle(now_ms));
+        let (first, all) = (waiting.first(), waiting.all());
+        waiting.asked = first;
+        let give_back = self.recall.load(Relaxed) || (all == 0 && self.is_idle(now_ms));
         let capped = some_cap(self.cap.load(Acquire));
         let hold = match (capped, give_back) {
             (None, _) => self.durable.load(Acquire),
@@ -304,60 +342,63 @@ impl Budget {
         };
         let ctr = self.ctr.fetch_add(1, AcqRel) + 1;
         self.waiting.store(true, Release);
-        let want = if give_back || capped.is_none() { 0 } else { self.want(lack, hold, now_ms) };
+        let ahead = if give_back { 0 } else { self.two_seconds(now_ms).max(WANT_AT_LEAST) };
+        let spent = self.spent.load(SeqCst);
+        let lacking = |units: u64| spent.saturating_add(units).saturating_sub(hold);
         Ask {
             account: self.account.clone(),
             ctr,
             used: self.durable.load(Acquire),
             hold,
-            need: lack.saturating_sub(hold.saturating_sub(self.spent.load(SeqCst))),
-            want,
+            need: if first == 0 { 0 } else { lacking(first) },
+            want: if capped.is_none() || (all == 0 && give_back) { 0 } else { lacking(all.saturating_add(ahead)) },
             plan_version: self.plan_version.load(Acquire),
             cap: capped,
         }
     }
 
-    /// `need` plus two seconds of the recent rate, less what is held.
-    fn want(&self, lack: u64, hold: u64, now_ms: i64) -> u64 {
+    /// What two seconds take at the recent rate.
+    fn two_seconds(&self, now_ms: i64) -> u64 {
         let completed = self.completed.load(Acquire);
         let since = self.rate_mark.swap(completed, AcqRel);
         let mark_ms = self.rate_mark_ms.swap(now_ms, AcqRel);
         let elapsed_ms = u64::try_from(now_ms.saturating_sub(mark_ms)).unwrap_or(0).clamp(50, 60_000);
-        let two_seconds = completed.saturating_sub(since).saturating_mul(2_000) / elapsed_ms;
-        let held = hold.saturating_sub(self.spent.load(SeqCst));
-        lack.saturating_add(two_seconds.max(WANT_AT_LEAST)).saturating_sub(held)
+        completed.saturating_sub(since).saturating_mul(2_000) / elapsed_ms
     }
 
     /// Applies an answer, if it is the one awaited, and wakes who waits.
     pub fn answer(&self, asked: &Ask, answer: &Answer, now_ms: i64) {
+        let turn = self.turn.lock();
         match answer {
             Answer::Settled { ctr, ceiling, used, recall, exhausted, .. } => {
                 if *ctr == self.ctr.load(Acquire) && self.waiting.swap(false, AcqRel) {
                     self.others.store(used.saturating_sub(asked.used), Relaxed);
                     self.recall.store(*recall, Relaxed);
-                    self.raise(asked, *ceiling);
-                    self.pause_if_short(asked, *ceiling, *exhausted, now_ms);
+                    // The plan changed while the settle was out: its cap rules, and the next settle says so.
+                    if self.plan_version.load(Acquire) == asked.plan_version {
+                        self.raise(asked, *ceiling);
+                        self.pause_if_short(asked, *ceiling, *exhausted, turn.asked, now_ms);
+                    }
                 }
             }
             Answer::Old => self.waiting.store(false, Release),
             Answer::Closed { .. } => return self.no_answer(),
         }
+        drop(turn);
         self.unanswered.store(false, Release);
         self.wake();
     }
 
     fn raise(&self, asked: &Ask, ceiling: u64) {
-        // The plan changed while the settle was out: its new cap rules, the next settle says so.
-        if self.plan_version.load(Acquire) != asked.plan_version {
-            return;
-        }
         self.ceiling.store(if asked.cap.is_none() { UNLIMITED } else { ceiling }, SeqCst);
         self.low_water.store(ceiling.saturating_sub(asked.hold) / 2, Relaxed);
     }
 
-    fn pause_if_short(&self, asked: &Ask, ceiling: u64, exhausted: bool, now_ms: i64) {
+    /// `first`: what the first waiting request costs.
+    fn pause_if_short(&self, asked: &Ask, ceiling: u64, exhausted: bool, first: u64, now_ms: i64) {
         if asked.need > 0 && ceiling.saturating_sub(asked.hold) < asked.need {
-            let pause = if exhausted { EXHAUSTED_PAUSE_MS } else { REFUSED_PAUSE_MS };
+            let (pause, from) = if exhausted { (EXHAUSTED_PAUSE_MS, 0) } else { (REFUSED_PAUSE_MS, first) };
+            self.pause_from.store(from, Relaxed);
             self.pause_until_ms.store(now_ms.saturating_add(pause), Relaxed);
         }
     }
@@ -369,6 +410,12 @@ impl Budget {
         self.wake();
     }
 
+    /// It cannot even be settled: who comes later asks again.
+    pub fn cannot_settle(&self) {
+        self.queued.store(false, Release);
+        self.no_answer();
+    }
+
     fn wake(&self) {
         self.answers.fetch_add(1, AcqRel);
         self.answered.notify_waiters();
@@ -376,12 +423,18 @@ impl Budget {
 
     /// Waits, at most `deadline`, until `cost` units are reserved here or the ledger has said that there are none.
     ///
-    /// `kick` puts the budget into the settler's queue.
+    /// `kick` puts the budget into the settler's queue; `now_ms` is asked each time: a wait may outlast a pause.
     ///
     /// # Errors
     /// [`Short::Spent`] when the cap would be passed, [`Short::NoAnswer`] when the ledger was silent.
-    pub async fn reserve(&self, cost: u64, deadline: Duration, now_ms: i64, kick: impl Fn()) -> Result<(), Short> {
-        let _lack = Lack::of(self, cost);
+    pub async fn reserve(
+        &self,
+        cost: u64,
+        deadline: Duration,
+        now_ms: impl Fn() -> i64,
+        kick: impl Fn(),
+    ) -> Result<(), Short> {
+        let _place = Place::of(self, cost);
         let wait = async {
             loop {
                 let answered = self.answered.notified();
@@ -389,7 +442,7 @@ impl Budget {
                 if self.try_reserve(cost) {
                     return Ok(());
                 }
-                if self.is_paused(now_ms) {
+                if self.is_paused(cost, now_ms()) {
                     return Err(Short::Spent);
                 }
                 kick();
@@ -406,22 +459,25 @@ impl Budget {
     }
 }
 
-/// Units that one waiting request lacks; counted while it waits.
-struct Lack<'a> {
+/// One waiting request's place in the order; its drop leaves it.
+struct Place<'a> {
     budget: &'a Budget,
-    units: u64,
+    number: u64,
 }
 
-impl<'a> Lack<'a> {
+impl<'a> Place<'a> {
     fn of(budget: &'a Budget, units: u64) -> Self {
-        budget.lack.fetch_add(units, AcqRel);
-        Self { budget, units }
+        let mut waiting = budget.turn.lock();
+        let number = waiting.next;
+        waiting.next += 1;
+        waiting.units.insert(number, units);
+        Self { budget, number }
     }
 }
 
-impl Drop for Lack<'_> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.budget.lack.fetch_sub(self.units, AcqRel);
+        self.budget.turn.lock().units.remove(&self.number);
     }
 }
 

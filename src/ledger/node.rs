@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::budget::{Budget, Short};
 use super::fence::Fence;
 use super::{Answer, Ask, Ledger, LedgerError};
 use crate::clock::Clock;
-use crate::journal::{Batch, Journal, Record, batch};
+use crate::journal::{Batch, Health, Journal, Record, batch};
 use crate::records::{Flushed, Records, RecordsError};
 use crate::testing::crash_point;
 use crate::units::Account;
@@ -73,8 +73,8 @@ pub struct Node {
     fence: Option<Fence>,
     /// The ledger answered the last settle; what changes is logged, not what lasts.
     answered: AtomicBool,
-    /// The highest `ctr` of a forgotten budget: who takes its place begins above it.
-    forgotten_ctr: AtomicU64,
+    /// Not below any `ctr` of a budget that has left memory: one that comes back must not be taken for an old message.
+    last_ctr: AtomicU64,
 }
 
 /// The receiving end of a node's queue, for [`Node::run_settler`].
@@ -86,6 +86,7 @@ impl Node {
     pub fn new(parts: Parts) -> (Arc<Self>, Queue) {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let fence = parts.fence.then(Fence::new);
+        let first_ctr = u64::from(parts.journal.boot()) << 40;
         let node = Self {
             parts,
             budgets: DashMap::new(),
@@ -95,7 +96,7 @@ impl Node {
             turn: tokio::sync::Mutex::default(),
             fence,
             answered: AtomicBool::new(true),
-            forgotten_ctr: AtomicU64::new(0),
+            last_ctr: AtomicU64::new(first_ctr),
         };
         (Arc::new(node), Queue(receiver))
     }
@@ -107,12 +108,7 @@ impl Node {
             budget.set_plan(plan_version, cap);
             return budget;
         }
-        let boot = self.parts.journal.boot();
-        let fresh = || {
-            let budget = Budget::new(account.clone(), boot, plan_version, cap);
-            budget.continue_from(self.forgotten_ctr.load(Relaxed));
-            Arc::new(budget)
-        };
+        let fresh = || Arc::new(Budget::new(account.clone(), self.last_ctr.load(Acquire), plan_version, cap));
         let budget = Arc::clone(&self.budgets.entry(account.clone()).or_insert_with(fresh));
         budget.set_plan(plan_version, cap);
         budget
@@ -168,8 +164,8 @@ impl Node {
             }
             return Ok(());
         }
-        let now_ms = self.parts.clock.now_ms();
-        if budget.is_loaded() && budget.is_paused(now_ms) {
+        let now_ms = || self.parts.clock.now_ms();
+        if budget.is_loaded() && budget.is_paused(cost, now_ms()) {
             return Err(Short::Spent);
         }
         budget.reserve(cost, self.parts.wait, now_ms, || self.kick(budget)).await
@@ -206,7 +202,9 @@ impl Node {
             .filter(|entry| entry.is_loaded() && entry.holds_unspent())
             .map(|entry| Arc::clone(entry.value()))
             .collect();
-        holders.iter().for_each(|budget| budget.recall());
+        for budget in &holders {
+            budget.recall();
+        }
         self.settle(&holders).await.is_empty()
     }
 
@@ -233,7 +231,7 @@ impl Node {
         self.budgets.retain(|_, budget| {
             let stays = Arc::strong_count(budget) > 1 || !budget.is_at_rest(since_ms);
             if !stays {
-                self.forgotten_ctr.fetch_max(budget.ctr(), Relaxed);
+                self.last_ctr.fetch_max(budget.last_ctr(), AcqRel);
             }
             stays
         });
@@ -273,7 +271,7 @@ impl Node {
                     Ok(totals) => budget.load(totals.own, totals.all),
                     Err(error) => {
                         tracing::warn!(%error, account = ?budget.account(), "cannot read an account's totals");
-                        budget.no_answer();
+                        budget.cannot_settle();
                         continue;
                     }
                 }
@@ -300,16 +298,24 @@ impl Node {
                     tracing::info!("the ledger answers again");
                 }
                 let missed = asks.into_iter().zip(&answers).filter(|(_, answer)| !is_noted(answer));
-                missed.map(|(ask, _)| ask.account).collect()
+                self.say_again(missed.map(|(ask, _)| ask.account).collect())
             }
             Err(error) => {
                 if self.answered.swap(false, Relaxed) {
                     tracing::warn!(%error, accounts = asks.len(), "no answer from the ledger");
                 }
-                budgets.iter().for_each(|budget| budget.no_answer());
-                asks.into_iter().map(|ask| ask.account).collect()
+                for budget in budgets {
+                    budget.no_answer();
+                }
+                self.say_again(asks.into_iter().map(|ask| ask.account).collect())
             }
         }
+    }
+
+    /// What they have used is still to be said, also of those that are not used again.
+    fn say_again(&self, missed: Vec<Account>) -> Vec<Account> {
+        self.active.lock().extend(missed.iter().cloned());
+        missed
     }
 
     fn note_answered(&self, answers: &[Answer], sent: Duration) {
@@ -359,7 +365,7 @@ fn count_settle(answers: &Result<Vec<Answer>, LedgerError>) {
         Err(LedgerError::Unknown(_)) => "unknown",
     };
     metrics::counter!("tollgate_ledger_settles_total", "result" => result).increment(1);
-    metrics::gauge!("tollgate_ledger_up").set(if answers.is_ok() { 1_u32 } else { 0_u32 });
+    metrics::gauge!("tollgate_ledger_up").set(u32::from(answers.is_ok()));
 }
 
 /// Carries the journal into the records: reads what is on the disk, folds it, flushes it, trims.
@@ -392,14 +398,40 @@ impl Shipper {
     /// [`ShipError`]: nothing is lost, the next call goes on.
     pub async fn ship(&mut self) -> Result<(), ShipError> {
         let started_ms = self.node.parts.clock.now_ms();
+        // Of a clock that was set back, "before" says nothing until this call has ended.
+        self.node.shipped_ms.fetch_min(started_ms, Relaxed);
         loop {
             let more = self.read_new()?;
             self.flush().await?;
             if !more {
                 self.node.shipped_ms.store(started_ms, Relaxed);
-                return Ok(());
+                return self.make_room();
             }
         }
+    }
+
+    /// On a full disk, what the records hold need not lie here too, however young it is.
+    fn make_room(&self) -> Result<(), ShipError> {
+        let journal = &self.node.parts.journal;
+        if journal.health() != Health::Full {
+            return Ok(());
+        }
+        for (worker, flushed_seq) in &self.read {
+            journal.trim(*worker, *flushed_seq, i64::MAX)?;
+        }
+        Ok(())
+    }
+
+    /// Records of this node's journal that are not in the records' database yet.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        let journal = &self.node.parts.journal;
+        let flushed = |worker| {
+            let waiting = self.unflushed.iter().find(|batch| batch.worker == worker).map(|batch| batch.from - 1);
+            waiting.or_else(|| self.read.get(&worker).copied()).unwrap_or(0)
+        };
+        let workers = journal.workers().into_iter();
+        workers.map(|worker| journal.written(worker).saturating_sub(flushed(worker))).sum()
     }
 
     /// Reads and folds new durable records; true if there may be more.

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::Exchange;
+use crate::config::settings::Timeouts;
 use crate::journal::{LocalWriter, Sync};
 use crate::upstream::Lease;
 
@@ -24,6 +25,40 @@ pub enum BodyError {
     /// The origin sent nothing for too long.
     #[error("the origin fell silent in the middle of its response")]
     Silent,
+    /// The whole exchange took longer than `timeouts.total`.
+    #[error("the exchange took too long")]
+    TooLong,
+    /// With `journal.sync: strict`, the record did not reach the disk: the last byte is not handed on.
+    #[error(transparent)]
+    NotDurable(#[from] NotDurable),
+}
+
+/// A record did not reach the disk itself in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the record of this exchange could not be synced")]
+pub struct NotDurable;
+
+/// A disk that has not synced within this time is failing.
+const SYNC_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The wait for a record's way to the disk.
+type Syncing = LocalBoxFuture<'static, Result<(), NotDurable>>;
+
+/// How long an origin may take for its response.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Longest silence within the body.
+    pub idle: Option<Duration>,
+    /// The end of the whole exchange.
+    pub until: Option<Instant>,
+}
+
+impl Limits {
+    /// For an exchange that begins now.
+    #[must_use]
+    pub fn from_now(timeouts: &Timeouts) -> Self {
+        Self { idle: timeouts.idle, until: timeouts.total.map(|total| Instant::now() + total) }
+    }
 }
 
 /// How the end of a metered body waits for the disk.
@@ -40,14 +75,16 @@ impl Durability {
     }
 
     /// With `journal.sync: strict` a future that ends when the record is on the disk; else nothing to wait for.
-    fn wait(&self, seq: u64) -> Option<LocalBoxFuture<'static, ()>> {
+    #[must_use]
+    pub fn wait(&self, seq: u64) -> Option<Syncing> {
         match self.sync {
             Sync::Every(_) => None,
             Sync::Strict => {
-                let durable = self.writer.durable(seq);
+                let durable = tokio::time::timeout(SYNC_DEADLINE, self.writer.durable(seq));
                 Some(Box::pin(async move {
-                    if durable.await.is_err() {
-                        tracing::debug!("the journal closes; its last act is to sync");
+                    match durable.await {
+                        Ok(Ok(())) => Ok(()),
+                        Ok(Err(_)) | Err(_) => Err(NotDurable),
                     }
                 }))
             }
@@ -62,10 +99,12 @@ pub struct Metered {
     lease: Option<Lease>,
     durability: Rc<Durability>,
     /// The last frame, held back until its record is on the disk (`strict` only).
-    held: Option<(LocalBoxFuture<'static, ()>, Option<Frame<Bytes>>)>,
+    held: Option<(Syncing, Option<Frame<Bytes>>)>,
     /// Longest silence; its timer exists only while the origin is silent.
     idle: Option<Duration>,
     silence: Option<Pin<Box<Sleep>>>,
+    /// The end of the whole exchange.
+    end: Option<Pin<Box<Sleep>>>,
     done: bool,
 }
 
@@ -76,16 +115,21 @@ impl Metered {
         inner: Incoming,
         exchange: Option<Exchange>,
         lease: Option<Lease>,
-        idle: Option<Duration>,
+        limits: Limits,
         durability: Rc<Durability>,
     ) -> Self {
-        Self { inner, exchange, lease, durability, held: None, idle, silence: None, done: false }
+        let end = limits.until.map(|until| Box::pin(tokio::time::sleep_until(until)));
+        Self { inner, exchange, lease, durability, held: None, idle: limits.idle, silence: None, end, done: false }
     }
 
     /// Ends the exchange of a response without a body, before its head goes out.
-    pub async fn finish_empty(mut self) {
-        if let Some(wait) = self.finish() {
-            wait.await;
+    ///
+    /// # Errors
+    /// [`NotDurable`]: the head may not go out.
+    pub async fn finish_empty(mut self) -> Result<(), NotDurable> {
+        match self.finish() {
+            Some(wait) => wait.await,
+            None => Ok(()),
         }
     }
 
@@ -96,7 +140,7 @@ impl Metered {
     }
 
     /// The response is whole: its record is written, the connection goes back to its pool.
-    fn finish(&mut self) -> Option<LocalBoxFuture<'static, ()>> {
+    fn finish(&mut self) -> Option<Syncing> {
         self.done = true;
         self.silence = None;
         if let Some(lease) = self.lease.take() {
@@ -130,12 +174,23 @@ impl Metered {
 
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some((wait, frame)) = &mut self.held {
-            ready!(wait.as_mut().poll(cx));
+            let synced = ready!(wait.as_mut().poll(cx));
             let frame = frame.take();
             self.held = None;
-            return Poll::Ready(frame.map(Ok));
+            return Poll::Ready(match synced {
+                Ok(()) => frame.map(Ok),
+                Err(error) => Some(Err(error.into())),
+            });
         }
         Poll::Ready(None)
+    }
+
+    /// Fails once the whole exchange has taken too long, also while bytes are flowing.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(end) = &mut self.end else { return Poll::Pending };
+        ready!(end.as_mut().poll(cx));
+        self.broke_off();
+        Poll::Ready(Some(Err(BodyError::TooLong)))
     }
 
     /// Pending from the origin: fails once it was silent for too long.
@@ -152,13 +207,13 @@ impl Body for Metered {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         if this.done {
             return this.poll_held(cx);
+        }
+        if let Poll::Ready(cut) = this.poll_end(cx) {
+            return Poll::Ready(cut);
         }
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Pending => this.poll_silence(cx),
@@ -183,4 +238,3 @@ impl Body for Metered {
         self.inner.size_hint()
     }
 }
-

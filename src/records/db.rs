@@ -69,7 +69,16 @@ impl Db {
             Durability::PowerCut => &self.full,
             Durability::Process => &self.normal,
         };
-        Ok(Write { tx: pool.begin_with(BEGIN).await?, _guard: guard })
+        let tx = match pool.begin_with(BEGIN).await {
+            Err(sqlx::Error::InvalidSavePointStatement) => {
+                // A full disk or a failing one makes SQLite end a transaction by itself; the driver then takes it for
+                // open for ever. A fresh connection knows better.
+                pool.acquire().await?.close().await?;
+                pool.begin_with(BEGIN).await?
+            }
+            begun => begun?,
+        };
+        Ok(Write { tx, _guard: guard })
     }
 
     pub(super) async fn close(&self) {

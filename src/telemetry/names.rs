@@ -14,6 +14,8 @@ pub const UNITS_TOTAL: &str = "tollgate_units_total";
 pub const REFUSALS_TOTAL: &str = "tollgate_refusals_total";
 /// Gauge, records not yet counted in the records' database.
 pub const JOURNAL_PENDING_RECORDS: &str = "tollgate_journal_pending_records";
+/// Gauge, 1 or 0: whether the journal takes records.
+pub const JOURNAL_UP: &str = "tollgate_journal_up";
 /// Counter; label `result`.
 pub const LEDGER_SETTLES_TOTAL: &str = "tollgate_ledger_settles_total";
 /// Gauge, 1 or 0.
@@ -54,6 +56,7 @@ fn describe_traffic() {
 
 fn describe_ledger() {
     describe_gauge!(JOURNAL_PENDING_RECORDS, Unit::Count, "Journal records not yet counted in the database.");
+    describe_gauge!(JOURNAL_UP, Unit::Count, "Whether the journal takes records: 0 when its disk is full or fails.");
     describe_counter!(LEDGER_SETTLES_TOTAL, Unit::Count, "Exchanges with the ledger, by result.");
     describe_gauge!(LEDGER_UP, Unit::Count, "Whether the ledger answered last time: 1 or 0.");
     describe_gauge!(LEDGER_GENERATION, Unit::Count, "The ledger's generation.");

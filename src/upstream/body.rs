@@ -30,33 +30,46 @@ pub enum Upload {
     Streamed(Streamed),
 }
 
+/// How far an upload has come, for whoever waits for the answer to it.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Its last byte has been taken.
+    pub whole: Flag,
+    /// The client broke it off or fell silent: what fails now is not the origin's fault.
+    pub broken: Flag,
+}
+
 /// The client's body, which says when it has been sent.
 pub struct Streamed {
     inner: Incoming,
-    finished: Flag,
+    progress: Progress,
     limit: Duration,
     silence: Option<Pin<Box<Sleep>>>,
 }
 
 impl Upload {
-    /// Wraps `inner`; `finished` is set when its last byte has been taken; a silence longer than `limit` ends it.
+    /// Wraps `inner`, which keeps `progress` up to date; a silence longer than `limit` ends it.
     #[must_use]
-    pub fn of(inner: Incoming, finished: &Flag, limit: Duration) -> Self {
+    pub fn of(inner: Incoming, progress: &Progress, limit: Duration) -> Self {
         if inner.is_end_stream() {
-            finished.set(true);
+            progress.whole.set(true);
             return Self::Empty;
         }
-        Self::Streamed(Streamed { inner, finished: Flag::clone(finished), limit, silence: None })
+        Self::Streamed(Streamed { inner, progress: progress.clone(), limit, silence: None })
     }
 }
 
 impl Streamed {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) => {
+                self.progress.broken.set(true);
+                Poll::Ready(Some(Err(error.into())))
+            }
             Poll::Ready(frame) => {
                 self.silence = None;
                 if frame.is_none() || self.inner.is_end_stream() {
-                    self.finished.set(true);
+                    self.progress.whole.set(true);
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(UploadError::from)))
             }
@@ -64,6 +77,7 @@ impl Streamed {
                 let limit = self.limit;
                 let silence = self.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
                 ready!(silence.as_mut().poll(cx));
+                self.progress.broken.set(true);
                 Poll::Ready(Some(Err(UploadError::Silent)))
             }
         }
@@ -74,10 +88,7 @@ impl Body for Upload {
     type Data = Bytes;
     type Error = UploadError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Streamed(streamed) => streamed.poll(cx),

@@ -62,8 +62,7 @@ impl Bench {
             let form = [("authorization", bearer.as_str()), ("content-type", "application/x-www-form-urlencoded")];
             let made = stripe.send("POST", "/v1/customers", &form, b"name=acme").await.unwrap();
             self.customer = made.json()["id"].as_str().unwrap().to_owned();
-            let tenant =
-                json!({ "id": "acme", "name": "acme", "plan": "pro", "stripe_customer_id": self.customer });
+            let tenant = json!({ "id": "acme", "name": "acme", "plan": "pro", "stripe_customer_id": self.customer });
             let made = admin(self.admin, "POST", "/api/v1/tenants", &tenant).await;
             assert_eq!(made.status, 201, "{}", made.text());
             let made = admin(self.admin, "POST", "/api/v1/tenants/acme/keys", &json!({ "name": "k" })).await;

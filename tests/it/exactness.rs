@@ -98,10 +98,8 @@ async fn drive(mut client: Client, keys: Arc<Vec<String>>, seed: u64, requests: 
 
 #[test]
 fn two_hundred_thousand_requests_are_charged_to_the_unit() {
-    let pricing = PRICING.replace(
-        "  pro: ",
-        "  small: { monthly: 9, included: { api_units: 30000 }, overage: none }\n  pro: ",
-    );
+    let pricing =
+        PRICING.replace("  pro: ", "  small: { monthly: 9, included: { api_units: 30000 }, overage: none }\n  pro: ");
     let gateway = Gateway::with(&Setup { pricing: &pricing, ..Setup::default() });
     let tenants = [("a", "pro"), ("b", "pro"), ("c", "small"), ("d", "free")];
     let tally = Arc::new(Tally::default());

@@ -13,18 +13,28 @@
     reason = "a test fails by panicking and may speak; the helpers are explained where they are not plain"
 )]
 
+mod budget;
 mod control_api;
 mod crash;
+mod drain;
 mod exactness;
 mod flush_seal;
+mod full_disk;
+mod gates;
 mod generations;
+mod httpbin;
 mod journal_crash;
 mod judge;
 mod ledger_contract;
+mod origin_trouble;
+mod periods;
 mod proxy;
 mod random;
 mod records_crash;
+mod reload;
 mod sandbox;
+mod strict;
 mod stripe_report;
 mod support;
 mod two_gateways;
+mod uploads;

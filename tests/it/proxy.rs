@@ -237,10 +237,8 @@ fn an_unreachable_origin_is_a_502_and_free() {
 
 #[test]
 fn rates_and_concurrency_are_429_with_retry_after() {
-    let pricing = PRICING.replace(
-        "overage: none }",
-        "overage: none, rate: { sustained: 2/s, burst: 3, per: tenant }, concurrency: 2 }",
-    );
+    let pricing = PRICING
+        .replace("overage: none }", "overage: none, rate: { sustained: 2/s, burst: 3, per: tenant }, concurrency: 2 }");
     let gateway = Gateway::with(&Setup { pricing: &pricing, ..Setup::default() });
     gateway.runtime.block_on(async {
         let key = gateway.tenant("acme", "free").await;

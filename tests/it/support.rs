@@ -4,6 +4,8 @@ pub mod client;
 pub mod gateway;
 pub mod origin;
 pub mod process;
+pub mod programs;
+pub mod raw;
 pub mod redis;
 
 pub use client::{Client, Got};

@@ -12,33 +12,33 @@ use serde_json::Value;
 
 /// Sends requests with a bearer token.
 #[derive(Clone)]
-pub struct Caller {
+pub(super) struct Caller {
     client: Client<HttpConnector, Full<Bytes>>,
     base: String,
     token: String,
 }
 
 /// What came back.
-pub struct Response {
+pub(super) struct Response {
     /// Of the answer.
-    pub status: StatusCode,
+    pub(super) status: StatusCode,
     /// What the answer says it cost.
-    pub cost_units: u64,
+    pub(super) cost_units: u64,
     /// The whole body.
-    pub body: Bytes,
+    pub(super) body: Bytes,
 }
 
 impl Caller {
     /// A caller of `base` (`http://host:port`).
     #[must_use]
-    pub fn new(base: String, token: &str) -> Self {
+    pub(super) fn new(base: String, token: &str) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
         Self { client, base, token: token.to_owned() }
     }
 
     /// The same place, another caller.
     #[must_use]
-    pub fn with_token(&self, token: &str) -> Self {
+    pub(super) fn with_token(&self, token: &str) -> Self {
         Self { token: token.to_owned(), ..self.clone() }
     }
 
@@ -46,7 +46,7 @@ impl Caller {
     ///
     /// # Errors
     /// When there is no answer.
-    pub async fn send(&self, method: Method, path: &str, json: Option<&Value>) -> anyhow::Result<Response> {
+    pub(super) async fn send(&self, method: Method, path: &str, json: Option<&Value>) -> anyhow::Result<Response> {
         let body = json.map(Value::to_string).unwrap_or_default();
         let request = Request::builder()
             .method(method)
@@ -65,7 +65,7 @@ impl Caller {
     ///
     /// # Errors
     /// When there is no answer, or another one; its text is in the message.
-    pub async fn json(&self, method: Method, path: &str, json: Option<&Value>) -> anyhow::Result<Value> {
+    pub(super) async fn json(&self, method: Method, path: &str, json: Option<&Value>) -> anyhow::Result<Value> {
         let response = self.send(method, path, json).await?;
         if !response.status.is_success() {
             let text = String::from_utf8_lossy(&response.body);

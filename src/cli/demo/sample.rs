@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 ///
 /// # Errors
 /// When no port is free.
-pub async fn start() -> std::io::Result<SocketAddr> {
+pub(super) async fn start() -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {

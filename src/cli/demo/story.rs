@@ -25,7 +25,7 @@ const ACTS: &[Act] = &[
 ];
 
 /// What one tenant's traffic came to.
-pub struct Tenant {
+pub(super) struct Tenant {
     id: String,
     plan: &'static str,
     key: String,
@@ -41,7 +41,7 @@ pub struct Tenant {
 }
 
 /// What the whole demo came to.
-pub struct Outcome {
+pub(super) struct Outcome {
     tenants: Vec<Tenant>,
 }
 
@@ -49,7 +49,7 @@ pub struct Outcome {
 ///
 /// # Errors
 /// When any step fails.
-pub async fn tell(running: &Running, admin: &Caller, proxy: &Caller) -> anyhow::Result<Outcome> {
+pub(super) async fn tell(running: &Running, admin: &Caller, proxy: &Caller) -> anyhow::Result<Outcome> {
     let mut tenants = Vec::new();
     for act in ACTS {
         let mut tenant = enter(running, admin, act.plan).await?;
@@ -105,13 +105,13 @@ fn stripe(running: &Running) -> anyhow::Result<&Billing> {
 impl Outcome {
     /// Whether every tenant's three counts are one.
     #[must_use]
-    pub fn agrees(&self) -> bool {
+    pub(super) fn agrees(&self) -> bool {
         self.tenants.iter().all(|t| t.charged_units == t.used_units && t.used_units == t.stripe_units)
     }
 
     /// For programs.
     #[must_use]
-    pub fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         let tenant = |t: &Tenant| {
             json!({ "tenant": t.id, "plan": t.plan, "key": t.key, "calls": t.calls, "refused": t.refused,
                 "charged_units": t.charged_units, "used_units": t.used_units, "stripe_units": t.stripe_units })
@@ -121,7 +121,7 @@ impl Outcome {
 
     /// For people.
     #[must_use]
-    pub fn table(&self) -> String {
+    pub(super) fn table(&self) -> String {
         let mut text = format!(
             "{:<17}{:>7}{:>9}{:>15}{:>12}{:>12}\n",
             "tenant", "calls", "402s", "charged units", "used units", "at Stripe"
@@ -139,12 +139,12 @@ impl Outcome {
 
     /// What to try next.
     #[must_use]
-    pub fn guide(&self, running: &Running, folder: &Path) -> String {
+    pub(super) fn guide(&self, running: &Running, folder: &Path) -> String {
         let key = |plan| self.tenants.iter().find(|t| t.plan == plan).map_or("", |t| &t.key);
         let (proxy, admin) = (running.proxy(), running.admin());
         format!(
             "\nThe sample API is behind http://{proxy}, the admin API on http://{admin} (token {token}),\n\
-             the Stripe sandbox on {sandbox}. Keys:\n{keys}\n\
+             the Stripe sandbox on {sandbox}. Keys:\n{keys}\n\n\
              A metered call:\n  curl -i http://{proxy}/signals -H 'Authorization: Bearer {pro}'\n\
              A 402, because this tenant has used up its plan:\n  \
              curl -i http://{proxy}/signals -H 'Authorization: Bearer {free}'\n\
@@ -152,7 +152,7 @@ impl Outcome {
              Its files are in {folder} until it ends. Press Ctrl-C to stop.\n",
             token = super::ADMIN_TOKEN,
             sandbox = running.billing().map_or("", |billing| billing.base()),
-            keys = self.tenants.iter().map(|t| format!("  {:<17}{}\n", t.id, t.key)).collect::<String>(),
+            keys = self.tenants.iter().map(|t| format!("  {:<17}{}", t.id, t.key)).collect::<Vec<_>>().join("\n"),
             pro = key("pro"),
             free = key("free"),
             folder = folder.display(),

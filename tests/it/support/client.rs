@@ -98,7 +98,8 @@ impl Client {
         }
     }
 
-    async fn read_head(&mut self) -> io::Result<Got> {
+    /// Reads one head, which may be an interim one.
+    pub async fn read_head(&mut self) -> io::Result<Got> {
         let end = loop {
             if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
                 break at;

@@ -34,6 +34,16 @@ pub struct Gateway {
     pub runtime: tokio::runtime::Runtime,
 }
 
+/// A group of requests in the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    pub status: u16,
+    /// See `journal::Outcome`.
+    pub outcome: u8,
+    pub units: u64,
+    pub requests: u64,
+}
+
 /// What a test changes in the shipped set-up.
 #[derive(Clone, Debug)]
 pub struct Setup<'a> {
@@ -67,12 +77,6 @@ impl Gateway {
         self.running.as_ref().unwrap()
     }
 
-    /// Drains, then starts again on the same files.
-    pub fn restart(&mut self, setup: &Setup<'_>) {
-        self.running.take().unwrap().stop();
-        self.running = Some(start(self.folder.path(), setup));
-    }
-
     pub fn client(&self) -> Client {
         Client::new(self.running().proxy())
     }
@@ -90,9 +94,8 @@ impl Gateway {
         let body = serde_json::json!({ "id": id, "name": id, "plan": plan, "stripe_customer_id": customer });
         let made = self.admin("POST", "/api/v1/tenants", &body).await;
         assert_eq!(made.status, 201, "{}", made.text());
-        let made = self
-            .admin("POST", &format!("/api/v1/tenants/{id}/keys"), &serde_json::json!({ "name": "test" }))
-            .await;
+        let made =
+            self.admin("POST", &format!("/api/v1/tenants/{id}/keys"), &serde_json::json!({ "name": "test" })).await;
         assert_eq!(made.status, 201, "{}", made.text());
         made.json()["key"].as_str().unwrap().to_owned()
     }
@@ -104,11 +107,58 @@ impl Gateway {
         usage.json()["meters"][0]["used"].as_u64().unwrap()
     }
 
+    /// Units and requests of the running period by `by`, as the API says.
+    pub async fn rows(&self, tenant: &str, by: &str) -> Vec<(String, u64, u64)> {
+        let path = format!("/api/v1/tenants/{tenant}/usage?by={by}");
+        let usage = self.admin("GET", &path, &serde_json::Value::Null).await.json();
+        let rows = usage["rows"].as_array().unwrap().iter();
+        let number = |row: &serde_json::Value, name: &str| row[name].as_u64().unwrap();
+        rows.map(|row| (row[by].as_str().unwrap().to_owned(), number(row, "units"), number(row, "requests"))).collect()
+    }
+
+    /// A tenant's history with what the API does not show, once it speaks of `requests` requests.
+    pub async fn history(&self, tenant: &str, requests: u64) -> Vec<Past> {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            self.running().flush_now().await.unwrap();
+            let past = self.past(tenant).await;
+            if past.iter().map(|past| past.requests).sum::<u64>() >= requests {
+                return past;
+            }
+            assert!(std::time::Instant::now() < end, "{requests} requests, but {past:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn past(&self, tenant: &str) -> Vec<Past> {
+        let query = "SELECT h.status, h.outcome, SUM(h.units), SUM(h.requests) FROM history AS h \
+                     JOIN tenant AS t ON t.num = h.tenant WHERE t.id = $1 GROUP BY 1, 2 ORDER BY 1, 2";
+        let rows = rows(self.folder.path(), query, tenant).await;
+        let number = |row: &Vec<i64>, n: usize| u64::try_from(row[n]).unwrap();
+        let past = |row: &Vec<i64>| Past {
+            status: number(row, 0).try_into().unwrap(),
+            outcome: number(row, 1).try_into().unwrap(),
+            units: number(row, 2),
+            requests: number(row, 3),
+        };
+        rows.iter().map(past).collect()
+    }
+
     /// What Stripe's meters hold of `tenant`.
     pub async fn at_stripe(&self, tenant: &str) -> u64 {
         let customer = self.running().records().tenant(tenant).await.unwrap().unwrap().stripe_customer_id.unwrap();
         self.running().billing().unwrap().total(&customer).await.unwrap()
     }
+}
+
+/// Rows of whole numbers from the records of a gateway in `folder`; `$1` is `bound`.
+pub async fn rows(folder: &Path, query: &'static str, bound: &str) -> Vec<Vec<i64>> {
+    use sqlx::{Connection as _, Row as _};
+    sqlx::any::install_default_drivers();
+    let url = format!("sqlite:{}?mode=ro", folder.join("tollgate.db").display());
+    let mut connection = sqlx::AnyConnection::connect(&url).await.unwrap();
+    let rows = sqlx::query(query).bind(bound.to_owned()).fetch_all(&mut connection).await.unwrap();
+    rows.iter().map(|row| (0..row.len()).map(|n| row.get::<i64, _>(n)).collect()).collect()
 }
 
 impl Drop for Gateway {
@@ -158,7 +208,12 @@ pub fn write_config(folder: &Path, origin: &str, setup: &Setup<'_>, proxy: u16, 
 }
 
 fn start(folder: &Path, setup: &Setup<'_>) -> Running {
+    try_start(folder, setup).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// Starts, or says why not.
+pub fn try_start(folder: &Path, setup: &Setup<'_>) -> anyhow::Result<Running> {
     let loaded = config::load(&folder.join("tollgate.yaml"), &Env::empty()).unwrap_or_else(|errors| panic!("{errors}"));
     let options = Options { env: Env::empty(), clock: setup.clock.clone() };
-    app::start(loaded, options).unwrap_or_else(|error| panic!("{error:#}"))
+    app::start(loaded, &options)
 }

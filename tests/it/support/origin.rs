@@ -8,6 +8,7 @@
 //! | `/cut` | a head that promises 100 bytes, 10 of them, then the connection closes |
 //! | `/reset` | the connection closes without an answer |
 //! | `/echo` | method, target, headers and body of the request, as text |
+//! | `/switch` | 101, as if it switched |
 //! | `/bye` | an answer, then the connection closes without having said so |
 //! | anything else | 200, a small JSON body |
 
@@ -132,6 +133,10 @@ async fn answer(
         ["drip", n] => Ok(Response::new(drip(n.parse().unwrap()))),
         ["cut"] => Ok(Response::builder().header("content-length", "100").body(short()).unwrap()),
         ["reset"] => Err(Reset),
+        ["switch"] => {
+            let switching = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo");
+            Ok(switching.body(full("")).unwrap())
+        }
         ["bye"] => {
             close.cancel();
             Ok(Response::new(full("bye\n")))

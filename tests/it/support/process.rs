@@ -40,12 +40,25 @@ impl Serve {
 
     /// SIGTERM, and wait for the end of the drain.
     pub fn stop(mut self) {
+        self.terminate();
+        self.ended(Duration::from_secs(40));
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let end = Instant::now() + Duration::from_secs(40);
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < end, "the drain does not end");
-            std::thread::sleep(Duration::from_millis(20));
+    }
+
+    /// Waits for the end of the process.
+    pub fn ended(&mut self, within: Duration) -> std::process::ExitStatus {
+        let end = Instant::now() + within;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "the process does not end");
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
