@@ -25,6 +25,8 @@ use crate::records::{Flushed, Records, RecordsError};
 use crate::testing::crash_point;
 use crate::units::Account;
 
+mod registering;
+
 /// Accounts in one settle.
 const ASKS_AT_MOST: usize = 100;
 /// Budgets that may wait for the settler at once; a full queue only means that the next beat picks them up.
@@ -324,29 +326,6 @@ impl Node {
         {
             fence.answered(sent);
         }
-    }
-
-    /// Keeps the settler from the ledger while the node enters a generation of it.
-    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.turn.lock().await
-    }
-
-    /// Says of every account that `of` picks what this node holds and has used, and of those in `also` too; answers
-    /// the accounts of which the ledger took no note.
-    ///
-    /// Left out is what a rebuilt ledger reads from the records itself: budgets that hold nothing and whose use is all
-    /// flushed.
-    pub(super) async fn register(&self, of: impl Fn(&Account) -> bool, also: Vec<Account>) -> Vec<Account> {
-        let shipped_ms = self.shipped_ms.load(Relaxed);
-        let holders = self.budgets.iter().filter(|entry| of(entry.key()) && entry.is_loaded());
-        let holders = holders.filter(|entry| !entry.is_at_rest(shipped_ms)).map(|entry| Arc::clone(entry.value()));
-        let mut budgets: HashMap<_, _> = holders.map(|budget| (budget.account().clone(), budget)).collect();
-        for account in also {
-            // Its plan is told by the next request; until then it asks for nothing.
-            let budget = self.budget(&account, 0, Some(0));
-            budgets.insert(account, budget);
-        }
-        self.settle(&budgets.into_values().collect::<Vec<_>>()).await
     }
 }
 

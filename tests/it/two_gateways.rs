@@ -97,6 +97,8 @@ fn two_gateways_admit_exactly_the_cap() {
     let started = Instant::now();
     let served = pair.spend(&key, async {});
     println!("{served:?} units in {:?}", started.elapsed());
+    let stats: String = redis::from_redis_value(pair.redis.command(&["INFO", "commandstats"])).unwrap();
+    println!("{}", stats.lines().filter(|line| line.contains("eval")).collect::<Vec<_>>().join("\n"));
     assert_eq!(served.iter().sum::<u64>(), CAP);
     assert!(served.iter().all(|served| *served > 0));
     assert_eq!(pair.flushed("t"), CAP);

@@ -72,10 +72,15 @@ impl Rebuild {
 
     /// Passes for ever: each second, sooner where something is wanted.
     pub async fn run(mut self) {
+        let mut trouble = String::new();
         loop {
-            if let Err(error) = self.pass().await {
-                tracing::warn!(%error, "the ledger's generations wait");
+            let passed = self.pass().await.map_err(|error| error.to_string());
+            let error = passed.err().unwrap_or_default();
+            // What lasts is said once.
+            if error != trouble && !error.is_empty() {
+                tracing::warn!(error, "the ledger's generations wait");
             }
+            trouble = error;
             let calm = self.waiting.is_empty() && self.redis.link.is_whole() && !self.redis.is_silent();
             let pause = tokio::time::sleep(if calm { SURVEY } else { SURVEY_SOON });
             tokio::select! {
