@@ -20,7 +20,7 @@ use crate::drain::Drain;
 use crate::gateway::Gateway;
 use crate::journal::Journal;
 use crate::ledger::embedded::Embedded;
-use crate::ledger::redis::{Rebuild, Redis};
+use crate::ledger::redis::{PassError, Rebuild, Redis};
 use crate::ledger::{Ledger, Node, Parts, Shipper};
 use crate::records::{Ended, Records};
 use crate::telemetry::Metrics;
@@ -136,7 +136,7 @@ async fn build(
     let ledger = Chosen::of(settings, &records, &clock).await?;
     let (node, queue) = Node::new(ledger.parts(settings, &records, &journal, &clock));
     let shipper = recover(&node).await?;
-    let rebuild = ledger.rebuild(settings, &records, &node, journal.node()).await;
+    let rebuild = ledger.rebuild(settings, &records, &node, journal.node()).await?;
     let billing = Billing::start(settings, &loaded.pricing, &records, &clock).await?.map(Arc::new);
     let accounts = Arc::new(Accounts::new(records.clone(), Arc::clone(&node), clock.clone(), control.clone()));
     let first = reload::activate(&loaded, &records, &journal, &clock).await?;
@@ -215,13 +215,21 @@ impl Chosen {
     }
 
     /// Who looks after the ledger's generations, if it has any; it has made its first pass.
-    async fn rebuild(self, settings: &Settings, records: &Records, node: &Arc<Node>, id: &NodeId) -> Option<Rebuild> {
-        let Self::Redis(redis) = self else { return None };
+    async fn rebuild(
+        self,
+        settings: &Settings,
+        records: &Records,
+        node: &Arc<Node>,
+        id: &NodeId,
+    ) -> anyhow::Result<Option<Rebuild>> {
+        let Self::Redis(redis) = self else { return Ok(None) };
         let mut rebuild = Rebuild::new(redis, Arc::clone(node), id.clone(), records.clone(), settings.store.absent);
-        if let Err(error) = rebuild.pass().await {
-            tracing::warn!(%error, "starting without a ledger that grants");
+        match rebuild.pass().await {
+            Ok(()) => {}
+            Err(error @ PassError::Foreign(_)) => return Err(error).context("store.ledger.url"),
+            Err(error) => tracing::warn!(%error, "starting without a ledger that grants"),
         }
-        Some(rebuild)
+        Ok(Some(rebuild))
     }
 }
 

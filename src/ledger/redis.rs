@@ -34,7 +34,7 @@ mod wire;
 
 pub use bucket::Bucket;
 pub use check::Unfit;
-pub use rebuild::{Absent, Rebuild};
+pub use rebuild::{Absent, PassError, Rebuild};
 pub use url::{Kind, SHAPES, Url, UrlError};
 
 use link::Link;

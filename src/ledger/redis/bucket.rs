@@ -37,6 +37,11 @@ impl Bucket {
         format!("{{{}}}:m", self.tag())
     }
 
+    /// In the first bucket, the key of the installation whose ledger this is.
+    pub(super) fn owner_key(self) -> String {
+        format!("{{{}}}:installation", self.tag())
+    }
+
     /// The key of an account in it.
     #[must_use]
     pub fn account_key(self, account: &Account) -> String {

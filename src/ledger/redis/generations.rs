@@ -40,6 +40,22 @@ pub(super) enum Opening {
 }
 
 impl Redis {
+    /// The installation whose ledger this Redis is: this one, if it was nobody's. `None` without an answer.
+    pub(super) async fn owner(&self) -> Option<String> {
+        let first = Bucket::all().next()?;
+        let mut cmd = redis::cmd("SET");
+        cmd.arg(first.owner_key()).arg(self.records.installation()).arg("NX").arg("GET");
+        let before: Option<String> = redis::from_redis_value(self.link.run(first, &cmd).await.ok()?).ok()?;
+        Some(before.unwrap_or_else(|| self.records.installation().to_owned()))
+    }
+
+    /// Nothing is asked of any server until a survey has found it answering.
+    pub(super) fn keep_away(&self) {
+        for state in &self.buckets {
+            state.silent.store(true, Release);
+        }
+    }
+
     /// Looks at every bucket, in one go; finds out whose servers answer.
     pub(super) async fn survey(&self, node: &NodeId) -> BTreeMap<Bucket, Found> {
         let looks = Bucket::all().map(|bucket| async move {

@@ -58,6 +58,9 @@ pub enum PassError {
     /// Nor in time.
     #[error("the records did not answer in time")]
     Late(#[from] tokio::time::error::Elapsed),
+    /// Tenants, nodes and generations are numbered by the records: two sets of them must not share a ledger.
+    #[error("the Redis is the ledger of another installation ({0}): give each its own, or another database of it")]
+    Foreign(String),
     /// This Redis must not be a ledger.
     #[error("the Redis cannot be the ledger: {0}")]
     Unfit(#[from] Unfit),
@@ -101,6 +104,10 @@ impl Rebuild {
             if !reached {
                 return Ok(());
             }
+        }
+        if let Some(owner) = self.redis.owner().await.filter(|owner| owner != self.records.installation()) {
+            self.redis.keep_away();
+            return Err(PassError::Foreign(owner));
         }
         let found = self.redis.survey(&self.id).await;
         self.judge_silence(&found);

@@ -1,7 +1,7 @@
 //! Redis away, silent, unfit: held budget serves, nobody waits long, and it comes back by itself.
 
 use super::*;
-use tollgate::ledger::redis::Unfit;
+use tollgate::ledger::redis::{PassError, Unfit};
 
 const CAP: u64 = 1_000_000;
 
@@ -80,10 +80,27 @@ async fn a_redis_that_evicts_is_refused() {
     peer.kill().await;
 }
 
+/// Numbers of tenants and generations are the records' own.
+#[tokio::test]
+async fn two_installations_do_not_share_a_ledger() {
+    let (ours, theirs) = (Site::start().await, Site::start().await);
+    let mut first = ours.peer("a").await;
+    first.pass().await;
+    let url = ours.server.url().parse().unwrap();
+    let redis = Arc::new(Redis::new(url, theirs.records.clone(), theirs.clock.clone()));
+    let mut second = theirs.peer_at("a", redis).await;
+    let refused = second.rebuild.as_mut().unwrap().pass().await;
+    assert!(matches!(refused, Err(PassError::Foreign(owner)) if owner == ours.records.installation()));
+    assert_eq!(second.node.reserve(&second.budget(CAP), 1).await, Err(Short::NoAnswer));
+    assert_eq!(first.node.reserve(&first.budget(CAP), 1).await, Ok(()));
+    first.kill().await;
+    second.kill().await;
+}
+
 #[tokio::test]
 async fn an_acl_user_with_the_documented_rights_is_enough() {
     let site = Site::start().await;
-    let rights = "+info +eval +evalsha +time +expire +del +hget +hmget +hgetall +hset +hexists";
+    let rights = "+info +eval +evalsha +time +expire +del +hget +hmget +hgetall +hset +hexists +set";
     let mut words = vec!["ACL", "SETUSER", "toll", "on", ">p@ss", "resetkeys", "~{tg:*", "-@all"];
     words.extend(rights.split(' '));
     site.server.command(&words);
