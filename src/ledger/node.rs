@@ -27,6 +27,8 @@ use crate::units::Account;
 
 mod registering;
 
+use registering::is_noted;
+
 /// Accounts in one settle.
 const ASKS_AT_MOST: usize = 100;
 /// Budgets that may wait for the settler at once; a full queue only means that the next beat picks them up.
@@ -312,28 +314,6 @@ impl Node {
                 self.say_again(asks.into_iter().map(|ask| ask.account).collect())
             }
         }
-    }
-
-    /// What they have used is still to be said, also of those that are not used again.
-    fn say_again(&self, missed: Vec<Account>) -> Vec<Account> {
-        self.active.lock().extend(missed.iter().cloned());
-        missed
-    }
-
-    fn note_answered(&self, answers: &[Answer], sent: Duration) {
-        if let Some(fence) = &self.fence
-            && answers.iter().any(is_noted)
-        {
-            fence.answered(sent);
-        }
-    }
-}
-
-fn is_noted(answer: &Answer) -> bool {
-    match answer {
-        Answer::Settled { .. } => true,
-        Answer::Closed { noted } => *noted,
-        Answer::Old => false,
     }
 }
 

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use super::Node;
+use crate::ledger::Answer;
 use crate::units::Account;
 
 /// Use older than this is in the records, if everything up to a later moment was shipped: more than a record waits for
@@ -33,5 +35,29 @@ impl Node {
             budgets.insert(account, budget);
         }
         self.settle(&budgets.into_values().collect::<Vec<_>>()).await
+    }
+
+    /// What they have used is still to be said, also of those that are not used again.
+    pub(super) fn say_again(&self, missed: Vec<Account>) -> Vec<Account> {
+        self.active.lock().extend(missed.iter().cloned());
+        missed
+    }
+
+    /// The fence moves on with every settle that the ledger took note of.
+    pub(super) fn note_answered(&self, answers: &[Answer], sent: Duration) {
+        if let Some(fence) = &self.fence
+            && answers.iter().any(is_noted)
+        {
+            fence.answered(sent);
+        }
+    }
+}
+
+/// Whether the ledger counts what was said.
+pub(super) fn is_noted(answer: &Answer) -> bool {
+    match answer {
+        Answer::Settled { .. } => true,
+        Answer::Closed { noted } => *noted,
+        Answer::Old => false,
     }
 }
