@@ -28,11 +28,14 @@ use crate::units::NodeId;
 
 pub mod billing;
 pub mod housekeeping;
+mod port;
+mod records;
 pub mod reload;
 pub mod signals;
 pub mod workers;
 
 use billing::Billing;
+use port::AdminPort;
 use reload::Reloader;
 pub use signals::Signals;
 use workers::Workers;
@@ -105,15 +108,20 @@ pub fn start(loaded: Loaded, options: &Options) -> anyhow::Result<Running> {
     let journal = readiness.condition("journal");
     let drain = Drain::default();
     let background = tokio_util::task::TaskTracker::new();
-    let (core, ledgering) = control.block_on(build(loaded, options, control.handle()))?;
-    let admin = control.block_on(tokio::net::TcpListener::bind(settings.admin));
-    let admin = admin.with_context(|| format!("cannot listen on {} (admin)", settings.admin))?;
-    let admin_address = admin.local_addr()?;
+    let records_there = readiness.condition("records");
+    let admin = AdminPort::bind(settings.admin)?;
+    let admin_address = admin.0.local_addr()?;
+    let (core, ledgering) = control.block_on(async {
+        let waiting = admin.while_waiting(&readiness, &metrics)?;
+        let built = build(loaded, options, control.handle(), &records_there).await;
+        waiting.end().await;
+        built
+    })?;
     let state = control_state(&core, options, readiness, metrics.clone());
     {
         let _inside = control.enter();
         ledgering.spawn(&background, &core.node, &drain);
-        background.spawn(control::serve(admin, state, drain.stop.clone()));
+        background.spawn(control::serve(admin.listener()?, state, drain.stop.clone()));
         housekeeping::spawn(&background, &core, &drain, metrics, journal);
     }
     let (proxy, listeners) = crate::listen::bind(settings.proxy, settings.workers)?;
@@ -127,10 +135,11 @@ async fn build(
     loaded: Loaded,
     options: &Options,
     control: &tokio::runtime::Handle,
+    records_there: &control::Condition,
 ) -> anyhow::Result<(Core, Ledgering)> {
     let settings = &loaded.settings;
     let clock = options.clock.clone();
-    let records = Records::open(&settings.store.records).await.context("store.records")?;
+    let records = records::open(settings.store.records.expose(), records_there).await?;
     let journal = Arc::new(Journal::open(&settings.store.journal).context("store.journal")?);
     records.register_node(journal.node(), journal.boot(), clock.now()).await?;
     let ledger = Chosen::of(settings, &records, &clock).await?;

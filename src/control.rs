@@ -39,8 +39,10 @@ mod secret;
 mod server;
 mod tenants;
 mod usage;
+mod waiting;
 
 pub use readiness::{Condition, Readiness};
+pub use waiting::serve_waiting;
 
 use problem::Problem;
 

@@ -235,7 +235,8 @@ impl<'a> Call<'a> {
             forward::end_failed(exchange, &Refusal::NoUpstream);
             return Err(Refusal::NoUpstream);
         };
-        let limits = Limits::from_now(&upstream.settings.timeouts);
+        let timeouts = &upstream.settings.timeouts;
+        let limits = Limits::from_now(timeouts.idle, timeouts.total);
         let origin = upstream.next_origin();
         let told = Told {
             state,

@@ -1,22 +1,24 @@
-//! SQL: tenants, keys, usage, reports, history. SQLite here; statements are written so that PostgreSQL can take them.
+//! SQL: tenants, keys, usage, reports, history, in a SQLite file or a PostgreSQL server: one set of tables and statements.
 //!
 //! Two rules carry the money. A batch counts only if it is the next of its journal (`flush`), and what is counted but
 //! not yet reported is sealed under the account's next number (`seal`): each is one transaction with one condition, so
 //! that nothing counts twice whoever repeats what.
 //!
 //! Every statement is set-based where rows are many: rows travel as one JSON text through `json_each($1)`, read by
-//! position (`e.value ->> 0`). PostgreSQL reads the same text once its migrations define `json_each(text)` and `unhex(text)`.
+//! position (`e.value ->> 0`). PostgreSQL reads the same text: its migrations define `json_each(text)` and `unhex(text)`.
+//! SQLite has one writer at a time; PostgreSQL has many, and `locks` holds what each of them must lock first.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::pricing::Status;
-use crate::units::{Account, KeyNum, TenantNum};
+use crate::units::{Account, KeyNum, NodeId, TenantNum};
 
 mod anchor;
 mod audit;
+mod claims;
 mod db;
 mod flush;
 mod generations;
@@ -24,6 +26,7 @@ mod history;
 mod keys;
 #[cfg(test)]
 mod kit;
+mod locks;
 mod migrate;
 mod nodes;
 mod reports;
@@ -45,18 +48,22 @@ struct Inner {
     db: db::Db,
     /// Made with the database: keeps the report identifiers of two installations on one Stripe account apart.
     installation: String,
+    /// Who works here, once it has registered.
+    claimant: OnceLock<NodeId>,
 }
 
 impl Records {
-    /// Opens the database at `url` (`sqlite:path`; created if missing, with its directory) and brings its tables up
-    /// to this version, under a lock.
+    /// Opens the database at `url` (`sqlite:path`, created if missing, with its directory; or `postgres://…`) and brings
+    /// its tables up to this version, under a lock.
     ///
     /// # Errors
-    /// [`RecordsError::Unavailable`] if it cannot be opened, [`RecordsError::Corrupt`] if a newer version wrote it.
+    /// [`RecordsError::Unavailable`] if it cannot be opened now, [`RecordsError::Invalid`] if a server is there and
+    /// never will let us in as we are (password, database, version), [`RecordsError::Corrupt`] if a newer version wrote it.
+    /// None of them shows the password.
     pub async fn open(url: &str) -> Result<Self, RecordsError> {
         let db = db::Db::open(url).await?;
         let installation = migrate::migrate(&db).await?;
-        Ok(Self { inner: Arc::new(Inner { db, installation }) })
+        Ok(Self { inner: Arc::new(Inner { db, installation, claimant: OnceLock::new() }) })
     }
 
     /// Closes all connections, after what is running on them; later calls fail as unavailable.
@@ -67,6 +74,12 @@ impl Records {
     fn db(&self) -> &db::Db {
         &self.inner.db
     }
+}
+
+/// Whether `url` is the address of a PostgreSQL database; what is there is another question.
+#[must_use]
+pub fn is_postgres_url(url: &str) -> bool {
+    db::is_postgres(url) && url.parse::<sqlx::postgres::PgConnectOptions>().is_ok()
 }
 
 /// An operation on the records failed.

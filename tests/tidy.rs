@@ -21,14 +21,14 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("ledger", &["clock", "journal", "records", "testing", "units"]),
     ("records", &["journal", "ledger", "period", "pricing", "testing", "units"]),
     ("accounts", &["clock", "ledger", "period", "pricing", "records", "units"]),
-    ("meter", &["accounts", "journal", "ledger", "pricing", "units", "upstream"]),
+    ("meter", &["accounts", "config", "journal", "ledger", "pricing", "units", "upstream"]),
     (
         "gateway",
         &["accounts", "clock", "config", "journal", "ledger", "meter", "pricing", "telemetry", "units", "upstream"],
     ),
     ("serve", &["config", "drain", "gateway", "upstream"]),
-    // `ledger` for what a ledger's URL looks like: parsed once, by whoever connects.
-    ("config", &["journal", "ledger", "pricing"]),
+    // `ledger` and `records` for what their URLs look like: parsed once, by whoever connects.
+    ("config", &["journal", "ledger", "pricing", "records"]),
     ("stripe", &["clock", "config", "period", "pricing", "records", "testing", "units"]),
     ("sandbox", &["clock"]),
     ("control", &["clock", "config", "period", "pricing", "records", "telemetry", "units"]),

@@ -15,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tollgate::gateway::forward::remove_hop_by_hop;
-use tollgate::upstream::{Flag, Lease, Origin, Pool, Sent, Upload};
+use tollgate::upstream::{Lease, Origin, Pool, Progress, Sent, Upload};
 
 /// Prints its address and serves until killed.
 pub fn run(origin: SocketAddr) {
@@ -42,7 +42,7 @@ pub fn run(origin: SocketAddr) {
 
 async fn forward(mut request: Request<Incoming>, origin: Rc<Origin>, pool: Pool) -> Result<Response<Back>, Infallible> {
     remove_hop_by_hop(request.headers_mut());
-    let mut request = request.map(|body| Upload::of(body, &Flag::default(), Duration::from_secs(60)));
+    let mut request = request.map(|body| Upload::of(body, &Progress::default(), Duration::from_secs(60)));
     loop {
         let mut lease = pool.connection(&origin, None).await.expect("the origin runs");
         match lease.send(request).await {

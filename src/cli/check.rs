@@ -78,16 +78,16 @@ fn explained(explanation: &Explanation, format: Format) -> Result<(), Failure> {
 fn plan_of<'a>(loaded: &'a config::Loaded, tenant: &str) -> Result<&'a Plan, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Refused(format!("cannot start: {error}")))?;
-    let url = &loaded.settings.store.records;
+    let url = loaded.settings.store.records.expose();
     let there = url.strip_prefix("sqlite:").is_none_or(|path| PathBuf::from(path).exists());
     let found = if there { runtime.block_on(tenant_in(url, tenant))? } else { None };
-    let plan = found.ok_or_else(|| Failure::Refused(format!("there is no tenant {tenant:?} in {url}")))?;
+    let plan = found.ok_or_else(|| Failure::Refused(format!("there is no tenant {tenant:?} in the records")))?;
     let unknown = || Failure::Refused(format!("tenant {tenant:?} is on plan {plan:?}, which the pricing file lacks"));
     loaded.pricing.plans.get(plan.as_str()).map(AsRef::as_ref).ok_or_else(unknown)
 }
 
 async fn tenant_in(url: &str, id: &str) -> Result<Option<String>, Failure> {
-    let unreadable = |error: crate::records::RecordsError| Failure::Usage(format!("{url}: {error}"));
+    let unreadable = |error: crate::records::RecordsError| Failure::Usage(format!("store.records: {error}"));
     let records = Records::open(url).await.map_err(unreadable)?;
     let found = records.tenant(id).await.map_err(unreadable);
     records.close().await;

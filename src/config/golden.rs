@@ -184,7 +184,7 @@ fn defaults_are_those_of_the_contract() {
     let timeouts = settings.upstreams[0].timeouts;
     assert_eq!(timeouts.connect, Some(Duration::from_secs(3)));
     assert_eq!(timeouts.total, None);
-    assert_eq!(settings.store.records, "sqlite:var/tollgate.db");
+    assert_eq!(settings.store.records.expose(), "sqlite:var/tollgate.db");
     assert_eq!(settings.store.batch, Duration::from_millis(250));
     assert_eq!(settings.store.journal.sync, crate::journal::Sync::Every(Duration::from_millis(50)));
     assert_eq!(settings.store.journal.keep_bytes, 1 << 30);
@@ -308,7 +308,7 @@ fn the_environment_overrides_the_file() {
     assert_eq!(settings.stripe.webhook_secrets, [Secret::new("whsec_env".to_owned())]);
     assert_eq!(settings.stripe.publishable_key.as_deref(), Some("pk_test_env"));
     assert_eq!(settings.stripe.api_base.unwrap().to_string(), "http://127.0.0.1:12111/");
-    assert_eq!(settings.store.records, "sqlite:here.db");
+    assert_eq!(settings.store.records.expose(), "sqlite:here.db");
     assert_eq!(settings.log.as_deref(), Some("debug"));
     let token = &settings.admin_tokens[0];
     assert_eq!((token.name.as_str(), token.role), ("env", super::settings::Role::Admin));
@@ -320,10 +320,15 @@ fn mistakes_in_the_environment_name_the_variable() {
     let env = Env::empty()
         .with("STRIPE_MODE", "prod")
         .with("STRIPE_API_BASE", "nowhere")
-        .with("DATABASE_URL", "postgres://me:hunter2@db/x")
+        .with("DATABASE_URL", "postgres://me:hunter2@db:port/x")
         .with("REDIS_URL", "redis://me:hunter2@cache,other");
     let said = settings_from(MINIMAL, &env).unwrap_err().to_string();
-    for variable in ["STRIPE_MODE: `prod`", "STRIPE_API_BASE:", "DATABASE_URL: PostgreSQL", "REDIS_URL: the value is not a ledger: several hosts"] {
+    for variable in [
+        "STRIPE_MODE: `prod`",
+        "STRIPE_API_BASE:",
+        "DATABASE_URL: this address",
+        "REDIS_URL: the value is not a ledger: several hosts",
+    ] {
         assert!(said.contains(&format!("environment: {variable}")), "{variable} in {said}");
     }
     assert!(!said.contains("hunter2"), "{said}");
@@ -331,6 +336,21 @@ fn mistakes_in_the_environment_name_the_variable() {
     let said = settings_from(MINIMAL, &env).unwrap_err().to_string();
     assert!(said.contains("environment: STRIPE_SECRET_KEY: a live key in mode test"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn the_address_of_a_server_is_a_secret() {
+    let url = "postgres://me:hunter2@db/x?sslmode=require";
+    let given = [
+        (format!("{MINIMAL}store: {{ records: \"{url}\" }}\n"), Env::empty()),
+        (format!("{MINIMAL}store: {{ records: {{ env: RECORDS }} }}\n"), Env::empty().with("RECORDS", url)),
+        (MINIMAL.to_owned(), Env::empty().with("DATABASE_URL", url)),
+    ];
+    for (text, env) in given {
+        let settings = settings_from(&text, &env).unwrap();
+        assert_eq!(settings.store.records.expose(), url);
+        assert!(!format!("{settings:?}").contains("hunter2"));
+    }
 }
 
 #[test]

@@ -121,8 +121,8 @@ pub struct Cidr {
 /// Where state lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
-    /// `sqlite:path`.
-    pub records: String,
+    /// `sqlite:path` or `postgres://…`; a secret for the password in it.
+    pub records: Secret,
     /// Which ledger.
     pub ledger: LedgerUrl,
     /// How long a ledger that has forgotten waits for an absent node.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::check::Fields;
 use super::env::Env;
-use super::given::Given;
+use super::given::{self, Given};
 use super::scalar::{COUNT, DURATION, Kind, SIZE, TEXT};
-use super::settings::{LedgerUrl, Store};
+use super::settings::{LedgerUrl, Secret, Store};
 use crate::journal;
 use crate::ledger::redis::{self, Absent};
 
@@ -25,25 +25,38 @@ pub(super) fn read(top: &Fields<'_>, env: &Env) -> Store {
     }
 }
 
-const RECORDS: &str = "sqlite:PATH; postgres:// is not supported in this version";
+const RECORDS: &str =
+    "sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE, as a text, { env: NAME } or { file: PATH }";
 
-/// `sqlite:` and a path; relative to the file, or to the working directory if it comes from `DATABASE_URL`.
-fn records(store: &Fields<'_>, env: &Env) -> String {
+/// The database: `sqlite:` and a path (relative to the file, or to the working directory if it comes from
+/// `DATABASE_URL`), or a PostgreSQL server, whose password makes the whole a secret.
+fn records(store: &Fields<'_>, env: &Env) -> Secret {
     let directory = store.of.checker.source.directory();
     let given = Given::find(store, "records", env, "DATABASE_URL");
-    let Some(given) = given else { return sqlite(directory, "var/tollgate.db") };
-    let text = given.text();
-    let scheme = text.split(':').next().unwrap_or_default();
-    if matches!(scheme, "postgres" | "postgresql") {
-        given.wrong("PostgreSQL is not supported in this version", RECORDS);
-        return text;
+    let Some(given) = given else { return Secret::new(sqlite(directory, "var/tollgate.db")) };
+    let (url, elsewhere) = match &given {
+        Given::File(cursor) if cursor.is_map() => match given::secret(cursor, env) {
+            Some(secret) => (secret.expose().to_owned(), true),
+            None => return Secret::new(String::new()),
+        },
+        Given::File(_) | Given::Variable { .. } => (given.text(), false),
+    };
+    if let Some(path) = sqlite_path(&url) {
+        return Secret::new(sqlite(base(&given, directory), path));
     }
-    let path = text.strip_prefix("sqlite:").map(|rest| rest.strip_prefix("//").unwrap_or(rest));
-    if let Some(path) = path.filter(|path| is_path(path)) {
-        return sqlite(base(&given, directory), path);
+    let is_server = ["postgres", "postgresql"].contains(&url.split(':').next().unwrap_or_default());
+    match (is_server, elsewhere) {
+        (true, _) if crate::records::is_postgres_url(&url) => {}
+        (true, _) => given.wrong_secret("this address of a PostgreSQL server cannot be read", RECORDS),
+        (false, true) => given.wrong_secret("this is not the address of a database", RECORDS),
+        (false, false) => given.wrong(&format!("{} is not the address of a database", given.found()), RECORDS),
     }
-    given.wrong(&format!("{} is not the address of a database", given.found()), RECORDS);
-    text
+    Secret::new(url)
+}
+
+fn sqlite_path(url: &str) -> Option<&str> {
+    let path = url.strip_prefix("sqlite:").map(|rest| rest.strip_prefix("//").unwrap_or(rest));
+    path.filter(|path| is_path(path))
 }
 
 fn base<'p>(given: &Given<'_>, directory: &'p Path) -> &'p Path {

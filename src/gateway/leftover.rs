@@ -2,7 +2,7 @@
 //!
 //! An answer in the middle of an upload must not cost the client its answer (RFC 9112, section 9.6): a small body is
 //! read and dropped, so that the connection serves on; for others the answer says `Connection: close`, and the
-//! connection's end waits for the client ([`crate::serve::stream`]).
+//! connection's end waits for the client (`serve::stream`).
 
 use std::time::Duration;
 

@@ -207,19 +207,22 @@ impl Budget {
         !self.queued.swap(true, AcqRel)
     }
 
-    /// Ends a reservation of `reserved` units of which `real` were journaled (`real <= reserved` for known costs).
-    pub fn complete(&self, reserved: u64, real: u64, now_ms: i64) {
+    /// Ends a reservation of `reserved` units of which `real` were journaled (`real <= reserved` for known costs), admitted
+    /// at `at_ms`.
+    pub fn complete(&self, reserved: u64, real: u64, at_ms: i64) {
         self.completed.fetch_add(real, AcqRel);
         if real < reserved {
             self.spent.fetch_sub(reserved - real, SeqCst);
         } else if real > reserved {
             self.spent.fetch_add(real - reserved, SeqCst);
         }
-        self.last_used_ms.store(now_ms, Relaxed);
+        self.last_used_ms.fetch_max(at_ms, Relaxed);
     }
 
-    /// `units` more of this node's journal are on the disk itself.
-    pub fn note_durable(&self, units: u64) {
+    /// `units` more of this node's journal are on the disk itself. That is a use too: an exchange may have been admitted
+    /// long ago, and until the records have its units (see [`Budget::is_at_rest`]) the budget must not leave memory.
+    pub fn note_durable(&self, units: u64, now_ms: i64) {
+        self.last_used_ms.fetch_max(now_ms, Relaxed);
         self.durable.fetch_add(units, AcqRel);
     }
 

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -39,6 +39,8 @@ const READ_AT_MOST: usize = 65_536;
 const BATCHES_AT_MOST: usize = 64;
 /// A budget leaves memory after so long without a request.
 const FORGET_AFTER_MS: i64 = 600_000;
+/// At most one complaint about the ledger in so many milliseconds.
+const COMPLAINTS_MS: i64 = 1_000;
 /// Every so many beats, idle ceilings are given back and budgets at rest forgotten.
 const SWEEP_BEATS: u64 = 8;
 
@@ -75,8 +77,8 @@ pub struct Node {
     turn: tokio::sync::Mutex<()>,
     /// When to stop spending what the ledger granted; only for a ledger that may go on without this node.
     fence: Option<Fence>,
-    /// The ledger answered the last settle; what changes is logged, not what lasts.
-    answered: AtomicBool,
+    /// When it was last said that the ledger does not answer.
+    complained_ms: AtomicI64,
     /// Not below any `ctr` of a budget that has left memory: one that comes back must not be taken for an old message.
     last_ctr: AtomicU64,
 }
@@ -99,7 +101,7 @@ impl Node {
             shipped_ms: AtomicI64::new(i64::MIN),
             turn: tokio::sync::Mutex::default(),
             fence,
-            answered: AtomicBool::new(true),
+            complained_ms: AtomicI64::new(i64::MIN),
             last_ctr: AtomicU64::new(first_ctr),
         };
         (Arc::new(node), Queue(receiver))
@@ -285,6 +287,15 @@ impl Node {
         loaded
     }
 
+    /// Says so once a second at most: while the ledger is away, every request that is short asks for a settle.
+    fn complain(&self, error: &LedgerError, accounts: usize, now_ms: i64) {
+        let last_ms = self.complained_ms.load(Relaxed);
+        if now_ms.saturating_sub(last_ms).abs() >= COMPLAINTS_MS {
+            self.complained_ms.store(now_ms, Relaxed);
+            tracing::warn!(%error, accounts, "no answer from the ledger");
+        }
+    }
+
     async fn settle_loaded(&self, budgets: &[Arc<Budget>]) -> Vec<Account> {
         let _turn = self.turn.lock().await;
         let (now_ms, sent) = (self.parts.clock.now_ms(), Fence::now());
@@ -298,16 +309,11 @@ impl Node {
                     budget.answer(ask, answer, now_ms);
                 }
                 self.note_answered(&answers, sent);
-                if !self.answered.swap(true, Relaxed) {
-                    tracing::info!("the ledger answers again");
-                }
                 let missed = asks.into_iter().zip(&answers).filter(|(_, answer)| !is_noted(answer));
                 self.say_again(missed.map(|(ask, _)| ask.account).collect())
             }
             Err(error) => {
-                if self.answered.swap(false, Relaxed) {
-                    tracing::warn!(%error, accounts = asks.len(), "no answer from the ledger");
-                }
+                self.complain(&error, asks.len(), now_ms);
                 for budget in budgets {
                     budget.no_answer();
                 }
@@ -431,12 +437,13 @@ impl Shipper {
             *sums.entry((record.tenant, record.period, record.meter)).or_default() += record.units;
         }
         *noted = records.last().map_or(*noted, |last| last.seq.max(*noted));
+        let now_ms = self.node.parts.clock.now_ms();
         let mut active = self.node.active.lock();
         for ((tenant, period, meter), units) in sums {
             let Some(meter) = self.node.parts.journal.names().get(meter) else { continue };
             let account = Account { tenant, period, meter };
             if let Some(budget) = self.node.budgets.get(&account) {
-                budget.note_durable(units);
+                budget.note_durable(units, now_ms);
                 active.insert(account);
             }
         }

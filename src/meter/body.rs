@@ -12,7 +12,6 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::Exchange;
-use crate::config::settings::Timeouts;
 use crate::journal::{LocalWriter, Sync};
 use crate::upstream::Lease;
 
@@ -54,10 +53,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For an exchange that begins now.
+    /// For an exchange that begins now and may take `total` in all.
     #[must_use]
-    pub fn from_now(timeouts: &Timeouts) -> Self {
-        Self { idle: timeouts.idle, until: timeouts.total.map(|total| Instant::now() + total) }
+    pub fn from_now(idle: Option<Duration>, total: Option<Duration>) -> Self {
+        Self { idle, until: total.map(|total| Instant::now() + total) }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The audit log: only ever added to.
 
+use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
-use super::db::Durability;
+use super::db::{Durability, transact};
 use super::rows::{self, Columns};
 use super::{AuditEntry, Listed, Page, Records, RecordsError};
 
@@ -13,15 +14,8 @@ const LIST: &str =
 impl Records {
     /// Adds an entry.
     pub async fn audit(&self, entry: AuditEntry) -> Result<(), RecordsError> {
-        let mut write = self.db().write(Durability::PowerCut).await?;
-        let query = sqlx::query(INSERT)
-            .bind(entry.at.as_millisecond())
-            .bind(entry.actor)
-            .bind(entry.action)
-            .bind(entry.subject)
-            .bind(entry.detail.to_string());
-        query.execute(write.on()).await?;
-        write.commit().await
+        let entry = &entry;
+        transact!(self.db(), Durability::PowerCut, |connection| insert(connection, entry).await)
     }
 
     /// Entries, newest first.
@@ -32,6 +26,17 @@ impl Records {
         let listed = rows::listed(found, page.limit, |(num, _)| num.to_string());
         Ok(Listed { data: listed.data.into_iter().map(|(_, entry)| entry).collect(), next: listed.next })
     }
+}
+
+async fn insert(connection: &mut AnyConnection, entry: &AuditEntry) -> Result<(), RecordsError> {
+    let query = sqlx::query(INSERT)
+        .bind(entry.at.as_millisecond())
+        .bind(entry.actor.clone())
+        .bind(entry.action.clone())
+        .bind(entry.subject.clone())
+        .bind(entry.detail.to_string());
+    query.execute(connection).await?;
+    Ok(())
 }
 
 fn entry(row: &AnyRow) -> Result<(i64, AuditEntry), RecordsError> {

@@ -1,171 +1,234 @@
-//! Connections: one writer at a time, a few readers, and what a failure means.
+//! Connections and transactions: SQLite with one writer at a time, PostgreSQL with many.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::any::AnyPoolOptions;
-use sqlx::{Any, AnyConnection, AnyPool, Transaction};
+use sqlx::{AnyConnection, AnyPool};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::RecordsError;
+use circuit::Circuit;
+use lent::{Lent, Reader, within};
 
-/// Longest wait for a connection or for the writers before; then the records are unavailable.
+mod circuit;
+mod lent;
+mod outcome;
+mod postgres;
+mod sqlite;
+
+/// Longest wait for a connection, for the writers before, for all statements of a transaction, or for its commit;
+/// then the records are unavailable.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Readers at once; WAL lets them read while a writer writes.
-const READERS: u32 = 4;
-
-/// SQLite only: write-ahead log, waiting for other processes' locks, 8 MiB of cache. No memory mapping: a broken disk
-/// is to be an error, not a signal.
-const PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 10000; PRAGMA foreign_keys = ON; \
-                       PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;";
-const SYNC_FULL: &str = "PRAGMA synchronous = FULL;";
-const SYNC_NORMAL: &str = "PRAGMA synchronous = NORMAL;";
-const READ_ONLY: &str = "PRAGMA query_only = ON;";
 /// SQLite takes the write lock at once, so that what a transaction reads is still so when it writes.
-const BEGIN: &str = "BEGIN IMMEDIATE";
+const BEGIN_IMMEDIATE: &str = "BEGIN IMMEDIATE";
+/// PostgreSQL: what a transaction reads to write it, it locks.
+const BEGIN: &str = "BEGIN";
+/// A transaction that another one undid is tried so often.
+const ATTEMPTS: u32 = 6;
+
+/// `transact!(db, durability, |connection| work)`: does `work` in one transaction and commits it, all of it or nothing.
+///
+/// Where another transaction undid it before the commit, or the connection was lost before, it is done again: `work`
+/// changes nothing but the database. A macro, since a future that borrows a closure's argument cannot be told to be
+/// `Send`. `?` in `work` leaves `work`.
+macro_rules! transact {
+    ($db:expr, $durability:expr, |$connection:ident| $work:expr) => {{
+        let mut attempt = 1;
+        loop {
+            let mut write = match $db.write($durability).await {
+                Ok(write) => write,
+                Err(error) => break Err(error),
+            };
+            let done = {
+                let $connection = write.on();
+                $crate::records::db::in_time(async { $work }).await
+            };
+            match write.end(done).await {
+                Err(error) if $crate::records::db::may_pass(&error, attempt).await => attempt += 1,
+                done => break done,
+            }
+        }
+    }};
+}
+pub(super) use transact;
+
+/// Which database it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Engine {
+    /// A file; one writer at a time.
+    Sqlite,
+    /// A server; many writers, of many nodes.
+    Postgres,
+}
 
 /// What a commit survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Durability {
     /// A power cut: all that money depends on.
     PowerCut,
-    /// The death of the process: what its owner says again after a power cut.
+    /// The death of the process: what its owner says again after a power cut. On PostgreSQL the same as `PowerCut`:
+    /// the server can lose power while the nodes go on, and then nobody would say it again in time.
     Process,
 }
 
 /// The pools.
 #[derive(Debug)]
 pub(super) struct Db {
+    engine: Engine,
     full: AnyPool,
     normal: AnyPool,
     read: AnyPool,
+    circuit: Circuit,
     /// SQLite has one writer; waiting here in line is fair, waiting in SQLite is not.
-    writing: Arc<Mutex<()>>,
+    writing: Option<Arc<Mutex<()>>>,
 }
 
 impl Db {
-    /// Opens the file that `url` names and makes it if it is missing.
+    /// Opens the database that `url` names; a file is made if it is missing.
     pub(super) async fn open(url: &str) -> Result<Self, RecordsError> {
         sqlx::any::install_default_drivers();
-        let url = creating(url)?;
+        if is_postgres(url) {
+            let [full, read] = postgres::pools(url).await?;
+            return Ok(Self {
+                engine: Engine::Postgres,
+                normal: full.clone(),
+                full,
+                read,
+                circuit: Circuit::default(),
+                writing: None,
+            });
+        }
+        let [full, normal, read] = sqlite::pools(url).await?;
         Ok(Self {
-            full: pool(&url, 1, SYNC_FULL).await?,
-            normal: pool(&url, 1, SYNC_NORMAL).await?,
-            read: pool(&url, READERS, READ_ONLY).await?,
-            writing: Arc::default(),
+            engine: Engine::Sqlite,
+            full,
+            normal,
+            read,
+            circuit: Circuit::default(),
+            writing: Some(Arc::default()),
         })
     }
 
-    /// For statements that change nothing.
-    pub(super) fn read(&self) -> &AnyPool {
-        &self.read
+    pub(super) fn engine(&self) -> Engine {
+        self.engine
     }
 
-    /// Begins the one write transaction; dropped without [`Write::commit`] it never was.
+    /// For statements that change nothing.
+    pub(super) fn read(&self) -> Reader<'_> {
+        Reader { pool: &self.read, circuit: &self.circuit }
+    }
+
+    /// Begins a write transaction; dropped without [`Write::commit`] it never was.
     pub(super) async fn write(&self, durability: Durability) -> Result<Write, RecordsError> {
-        let waited = tokio::time::timeout(PATIENCE, Arc::clone(&self.writing).lock_owned()).await;
-        let guard = waited.map_err(|_| unavailable("the writers before did not finish in time"))?;
+        let turn = match &self.writing {
+            Some(writing) => Some(in_line(writing).await?),
+            None => None,
+        };
         let pool = match durability {
             Durability::PowerCut => &self.full,
             Durability::Process => &self.normal,
         };
-        let tx = match pool.begin_with(BEGIN).await {
-            Err(sqlx::Error::InvalidSavePointStatement) => {
-                // A full disk or a failing one makes SQLite end a transaction by itself; the driver then takes it for
-                // open for ever. A fresh connection knows better.
-                pool.acquire().await?.close().await?;
-                pool.begin_with(BEGIN).await?
-            }
-            begun => begun?,
+        let begin = match self.engine {
+            Engine::Sqlite => BEGIN_IMMEDIATE,
+            Engine::Postgres => BEGIN,
         };
-        Ok(Write { tx, _guard: guard })
+        let mut attempt = 1;
+        loop {
+            match self.begun(pool, begin).await.map_err(RecordsError::from) {
+                Ok(lent) => return Ok(Write { lent, _turn: turn }),
+                // A connection that was lost while it rested; the pool opens another one.
+                Err(error) if may_pass(&error, attempt).await => attempt += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn begun(&self, pool: &AnyPool, begin: &'static str) -> sqlx::Result<Lent> {
+        let mut lent = Lent::from(pool, &self.circuit).await?;
+        let done = within(PATIENCE, sqlx::raw_sql(begin).execute(&mut *lent)).await;
+        done.inspect_err(|error| self.circuit.note(error))?;
+        Ok(lent)
     }
 
     pub(super) async fn close(&self) {
         self.read.close().await;
         self.normal.close().await;
-        // The last to go: it checkpoints the write-ahead log into the file.
+        // The last to go: it checkpoints SQLite's write-ahead log into the file.
         self.full.close().await;
     }
+}
+
+pub(super) fn is_postgres(url: &str) -> bool {
+    ["postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme))
+}
+
+/// The statements of a transaction, for as long as anybody may wait for them.
+pub(super) async fn in_time<T>(work: impl Future<Output = Result<T, RecordsError>>) -> Result<T, RecordsError> {
+    let late = || Err(unavailable("the database did not answer in time"));
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| late())
+}
+
+/// Whether a transaction that failed is to be done again; says so after a pause that lets the other one end.
+pub(super) async fn may_pass(error: &RecordsError, attempt: u32) -> bool {
+    let again = attempt < ATTEMPTS && outcome::may_pass(error);
+    if again {
+        tracing::debug!(%error, attempt, "a transaction is done again");
+        tokio::time::sleep(Duration::from_millis(1 << attempt)).await;
+    }
+    again
+}
+
+async fn in_line(writing: &Arc<Mutex<()>>) -> Result<OwnedMutexGuard<()>, RecordsError> {
+    let waited = tokio::time::timeout(PATIENCE, Arc::clone(writing).lock_owned()).await;
+    waited.map_err(|_| unavailable("the writers before did not finish in time"))
 }
 
 /// A write transaction.
 #[derive(Debug)]
 pub(super) struct Write {
     // Dropped in this order: rolled back first, then the next writer's turn.
-    tx: Transaction<'static, Any>,
-    _guard: OwnedMutexGuard<()>,
+    lent: Lent,
+    _turn: Option<OwnedMutexGuard<()>>,
 }
 
 impl Write {
     /// Where its statements run.
     pub(super) fn on(&mut self) -> &mut AnyConnection {
-        &mut self.tx
+        &mut self.lent
     }
 
-    /// Makes it so. A failure here says nothing about what happened.
-    pub(super) async fn commit(self) -> Result<(), RecordsError> {
-        self.tx.commit().await.map_err(|error| RecordsError::Unknown(Arc::new(error)))
-    }
-}
-
-impl From<sqlx::Error> for RecordsError {
-    /// An error of any statement but a commit: its transaction is rolled back.
-    fn from(error: sqlx::Error) -> Self {
-        if matches!(
-            error,
-            sqlx::Error::ColumnDecode { .. }
-                | sqlx::Error::Decode(_)
-                | sqlx::Error::ColumnNotFound(_)
-                | sqlx::Error::TypeNotFound { .. }
-        ) {
-            return Self::Corrupt(error.to_string());
+    /// Commits what was done, or undoes it.
+    pub(super) async fn end<T>(self, done: Result<T, RecordsError>) -> Result<T, RecordsError> {
+        match done {
+            Ok(done) => self.commit().await.map(|()| done),
+            Err(error) => {
+                self.roll_back(&error).await;
+                Err(error)
+            }
         }
-        Self::Unavailable(Arc::new(error))
+    }
+
+    /// Makes it so. A failure here hardly ever says what happened.
+    pub(super) async fn commit(mut self) -> Result<(), RecordsError> {
+        within(PATIENCE, sqlx::raw_sql("COMMIT").execute(&mut *self.lent)).await.map_err(outcome::of_commit)?;
+        self.lent.rests();
+        Ok(())
+    }
+
+    /// After `error`. The connection is kept only if the server answers on it; otherwise the drop closes it, and the
+    /// server ends the transaction.
+    async fn roll_back(mut self, error: &RecordsError) {
+        if outcome::is_of_connection(error) {
+            return;
+        }
+        if within(PATIENCE, sqlx::raw_sql("ROLLBACK").execute(&mut *self.lent)).await.is_ok() {
+            self.lent.rests();
+        }
     }
 }
 
 pub(super) fn unavailable(why: impl Into<String>) -> RecordsError {
     RecordsError::Unavailable(Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(why.into())))
-}
-
-async fn pool(url: &str, connections: u32, pragmas: &'static str) -> Result<AnyPool, RecordsError> {
-    let options = AnyPoolOptions::new()
-        .max_connections(connections)
-        .min_connections(1)
-        .acquire_timeout(PATIENCE)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .after_connect(move |connection, _| {
-            Box::pin(async move {
-                sqlx::raw_sql(PRAGMAS).execute(&mut *connection).await?;
-                sqlx::raw_sql(pragmas).execute(&mut *connection).await?;
-                Ok(())
-            })
-        });
-    Ok(options.connect(url).await?)
-}
-
-/// The same URL, creating: its directory made, and `mode=rwc` unless it says otherwise.
-fn creating(url: &str) -> Result<String, RecordsError> {
-    let path = url.strip_prefix("sqlite:").ok_or_else(|| unavailable(format!("{url}: not a sqlite: URL")))?;
-    let path = path.strip_prefix("//").unwrap_or(path);
-    let (file, query) = path.split_once('?').unwrap_or((path, ""));
-    if file.is_empty() || file.starts_with(":memory:") || query.contains("mode=memory") {
-        return Err(unavailable(format!("{url}: the records need a file")));
-    }
-    let file = std::path::absolute(file).map_err(|error| unavailable(format!("{file}: {error}")))?;
-    if let Some(parent) = file.parent() {
-        std::fs::create_dir_all(parent).map_err(|error| unavailable(format!("{}: {error}", parent.display())))?;
-    }
-    let mode = if query.contains("mode=") { query.to_owned() } else { format!("mode=rwc&{query}") };
-    Ok(format!("sqlite://{}?{}", escaped(&file.display().to_string()), mode.trim_end_matches('&')))
-}
-
-/// A path as part of a URL; spaces and the like the URL parser escapes itself.
-fn escaped(path: &str) -> String {
-    path.replace('%', "%25").replace('#', "%23")
 }
 
 #[cfg(test)]
@@ -213,6 +276,9 @@ mod tests {
     #[tokio::test]
     async fn settings_hold_on_every_connection() {
         let (_folder, records) = kit::records().await;
+        if records.db().engine() == Engine::Postgres {
+            return;
+        }
         let synchronous = async |durability| {
             let mut write = records.db().write(durability).await.unwrap();
             let row = sqlx::query("PRAGMA synchronous").fetch_one(write.on()).await.unwrap();

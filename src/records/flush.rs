@@ -1,26 +1,30 @@
 //! Flush: batches become totals and history, each exactly once, in one transaction for many.
 //!
 //! The condition of [`ADVANCE`] is the whole proof. A batch that was lost is made again; one that comes twice, late,
-//! out of order or with other borders finds another `flushed_seq` and changes nothing.
+//! out of order or with other borders finds another `flushed_seq` and changes nothing. The journals are locked first, so
+//! that what [`Journals::take`] decides is still so there.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use sqlx::AnyConnection;
 
-use super::db::Durability;
-use super::nodes::FLUSHED_SEQ;
+use super::db::{Durability, transact, unavailable};
 use super::rows::{self, Columns};
-use super::{Flushed, Records, RecordsError, Totals};
+use super::{Flushed, Records, RecordsError, Totals, locks};
 use crate::journal::{Batch, Outcome};
 use crate::testing::crash_point;
 use crate::units::{Account, NodeId};
 
+/// Also locks and reads those that are there, in the order given: a second flusher waits here.
 const BEGIN_JOURNALS: &str = "INSERT INTO journal (node, worker, flushed_seq) \
      SELECT e.value ->> 0, CAST(e.value ->> 1 AS BIGINT), 0 FROM json_each($1) AS e WHERE true \
-     ON CONFLICT (node, worker) DO NOTHING";
-const ADVANCE: &str = "UPDATE journal SET flushed_seq = $4 WHERE node = $1 AND worker = $2 AND flushed_seq = $3 - 1";
-/// On PostgreSQL `ledger_gen` is read FOR SHARE.
+     ON CONFLICT (node, worker) DO UPDATE SET flushed_seq = journal.flushed_seq RETURNING node, worker, flushed_seq";
+const ADVANCE: &str = "UPDATE journal SET flushed_seq = u.upto FROM \
+         (SELECT e.value ->> 0 AS node, CAST(e.value ->> 1 AS BIGINT) AS worker, \
+                 CAST(e.value ->> 2 AS BIGINT) AS was, CAST(e.value ->> 3 AS BIGINT) AS upto \
+          FROM json_each($1) AS e) AS u \
+     WHERE journal.node = u.node AND journal.worker = u.worker AND journal.flushed_seq = u.was";
 const ADD_USAGE: &str = "INSERT INTO usage (tenant, period, meter, node, total, flush_gen) \
      SELECT CAST(e.value ->> 0 AS BIGINT), CAST(e.value ->> 1 AS BIGINT), e.value ->> 2, e.value ->> 3, \
             CAST(e.value ->> 4 AS BIGINT), g.gen \
@@ -58,20 +62,7 @@ impl Records {
             return Ok(Vec::new());
         }
         crash_point("flush.before");
-        let mut write = self.db().write(Durability::PowerCut).await?;
-        begin_journals(write.on(), batches).await?;
-        let mut answers = Vec::with_capacity(batches.len());
-        let mut sums = Sums::default();
-        for batch in batches {
-            let answer = advance(write.on(), batch).await?;
-            if answer == Flushed::Applied {
-                sums.add(batch)?;
-            }
-            answers.push(answer);
-        }
-        sums.store(write.on(), now).await?;
-        crash_point("flush.before_commit");
-        write.commit().await?;
+        let answers = transact!(self.db(), Durability::PowerCut, |connection| count(connection, batches, now).await)?;
         crash_point("flush.after_commit");
         Ok(answers)
     }
@@ -88,33 +79,78 @@ impl Records {
     }
 }
 
-/// Sequence numbers begin at 1, and a batch holds at least one.
+/// Sequence numbers begin at 1 and end where the database's integers do, and a batch holds at least one.
 fn check(batch: &Batch) -> Result<(), RecordsError> {
-    if batch.from >= 1 && batch.to >= batch.from {
+    if batch.from >= 1 && batch.to >= batch.from && i64::try_from(batch.to).is_ok() {
         return Ok(());
     }
     Err(RecordsError::Invalid(format!("a batch of records {} to {}", batch.from, batch.to)))
 }
 
-async fn begin_journals(connection: &mut AnyConnection, batches: &[Batch]) -> Result<(), RecordsError> {
+async fn count(
+    connection: &mut AnyConnection,
+    batches: &[Batch],
+    now: Timestamp,
+) -> Result<Vec<Flushed>, RecordsError> {
+    let mut journals = begin_journals(connection, batches).await?;
+    let answers: Vec<_> = batches.iter().map(|batch| journals.take(batch)).collect();
+    let mut sums = Sums::default();
+    for (batch, _) in batches.iter().zip(&answers).filter(|(_, answer)| **answer == Flushed::Applied) {
+        sums.add(batch)?;
+    }
+    journals.store(connection).await?;
+    sums.store(connection, now).await?;
+    crash_point("flush.before_commit");
+    Ok(answers)
+}
+
+async fn begin_journals(connection: &mut AnyConnection, batches: &[Batch]) -> Result<Journals, RecordsError> {
     let mut journals: Vec<_> = batches.iter().map(|batch| (&*batch.node.0, batch.worker)).collect();
     journals.sort_unstable();
     journals.dedup();
-    sqlx::query(BEGIN_JOURNALS).bind(rows::json(&journals)?).execute(connection).await?;
-    Ok(())
+    let found = sqlx::query(BEGIN_JOURNALS).bind(rows::json(&journals)?).fetch_all(connection).await?;
+    let mut journals = Journals::default();
+    for row in &found {
+        let worker: i64 = row.col("worker")?;
+        let worker = u16::try_from(worker).map_err(|_| RecordsError::Corrupt(format!("worker {worker}")))?;
+        let was = row.units("flushed_seq")?;
+        journals.0.insert((row.col("node")?, worker), Seqs { was, upto: was });
+    }
+    Ok(journals)
 }
 
-async fn advance(connection: &mut AnyConnection, batch: &Batch) -> Result<Flushed, RecordsError> {
-    let query = sqlx::query(ADVANCE)
-        .bind(batch.node.0.to_string())
-        .bind(i32::from(batch.worker))
-        .bind(rows::int(batch.from)?)
-        .bind(rows::int(batch.to)?);
-    if query.execute(&mut *connection).await?.rows_affected() == 1 {
-        return Ok(Flushed::Applied);
+/// How far the journals of a flush were counted when it locked them, and how far they will be.
+#[derive(Default)]
+struct Journals(BTreeMap<(String, u16), Seqs>);
+
+#[derive(Clone, Copy, Default)]
+struct Seqs {
+    was: u64,
+    upto: u64,
+}
+
+impl Journals {
+    fn take(&mut self, batch: &Batch) -> Flushed {
+        let seqs = self.0.entry((batch.node.0.to_string(), batch.worker)).or_default();
+        if seqs.upto.checked_add(1) != Some(batch.from) {
+            return Flushed::Skipped { flushed_seq: seqs.upto };
+        }
+        seqs.upto = batch.to;
+        Flushed::Applied
     }
-    let query = sqlx::query(FLUSHED_SEQ).bind(batch.node.0.to_string()).bind(i32::from(batch.worker));
-    Ok(Flushed::Skipped { flushed_seq: query.fetch_one(connection).await?.units("flushed_seq")? })
+
+    async fn store(&self, connection: &mut AnyConnection) -> Result<(), RecordsError> {
+        let changed = self.0.iter().filter(|(_, seqs)| seqs.was != seqs.upto);
+        let moves: Vec<_> = changed.map(|((node, worker), seqs)| (node, worker, seqs.was, seqs.upto)).collect();
+        if moves.is_empty() {
+            return Ok(());
+        }
+        let stored = sqlx::query(ADVANCE).bind(rows::json(&moves)?).execute(connection).await?.rows_affected();
+        if usize::try_from(stored).is_ok_and(|stored| stored == moves.len()) {
+            return Ok(());
+        }
+        Err(unavailable("a journal was counted by another flusher in spite of its lock"))
+    }
 }
 
 /// tenant, period, meter, node.
@@ -122,7 +158,7 @@ type UsageKey<'a> = (u64, i64, &'a str, &'a str);
 /// tenant, hour, period, meter, route, status, outcome, key.
 type HistoryKey<'a> = (u64, i64, i64, &'a str, &'a str, u16, u8, u64);
 
-/// What the applied batches add; sorted, as the tables are.
+/// What the applied batches add; sorted, as the tables are: two flushers lock the rows they share in one order.
 #[derive(Default)]
 struct Sums<'a> {
     usage: BTreeMap<UsageKey<'a>, u64>,
@@ -152,8 +188,10 @@ impl<'a> Sums<'a> {
         let history: Vec<_> =
             self.history.iter().map(|(&(t, h, p, m, r, s, o, k), &(u, n))| (t, h, p, m, r, s, o, k, u, n)).collect();
         if !usage.is_empty() {
+            let accounts = rows::json(&accounts)?;
+            locks::flush(connection, &accounts).await?;
             sqlx::query(ADD_USAGE).bind(rows::json(&usage)?).execute(&mut *connection).await?;
-            let query = sqlx::query(MAKE_DUE).bind(rows::json(&accounts)?).bind(now.as_millisecond());
+            let query = sqlx::query(MAKE_DUE).bind(accounts).bind(now.as_millisecond());
             query.execute(&mut *connection).await?;
         }
         if !history.is_empty() {
@@ -236,7 +274,7 @@ mod tests {
     #[tokio::test]
     async fn impossible_batches_are_refused_whole() {
         let (_folder, records) = kit::records().await;
-        for range in [(0, 5), (5, 4)] {
+        for range in [(0, 5), (5, 4), (1, 1 << 63)] {
             let bad = Batch { from: range.0, to: range.1, ..batch("a", T, (1, 1), 1) };
             let refused = records.flush(&[batch("a", T, (1, 1), 1), bad], kit::at(0)).await;
             assert!(matches!(refused, Err(RecordsError::Invalid(_))));

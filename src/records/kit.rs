@@ -9,9 +9,12 @@ use super::{Created, NewTenant, Page, Records, Tenant};
 use crate::journal::{Batch, Outcome, Row};
 use crate::units::{Account, KeyNum, NodeId, PeriodId, TenantNum};
 
+#[path = "../../tests/it/support/postgres.rs"]
+pub(super) mod postgres;
+
 pub(super) const PERIOD: PeriodId = PeriodId(1_790_000_000);
 
-/// A database of its own, gone with the folder.
+/// A database of its own: a file that is gone with the folder, or one in a PostgreSQL server that is gone with its tests.
 pub(super) async fn records() -> (tempfile::TempDir, Records) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let records = Records::open(&url(&folder)).await.expect("a new database opens");
@@ -19,7 +22,7 @@ pub(super) async fn records() -> (tempfile::TempDir, Records) {
 }
 
 pub(super) fn url(folder: &tempfile::TempDir) -> String {
-    format!("sqlite:{}/deep/er/tollgate.db", folder.path().display())
+    postgres::database_for(folder.path())
 }
 
 pub(super) fn at(second: i64) -> Timestamp {
@@ -72,10 +75,21 @@ pub(super) fn batch(node: &str, tenant: TenantNum, (from, to): (u64, u64), units
     Batch { node: self::node(node), worker: 0, from, to, rows: vec![row] }
 }
 
-/// How SQLite would find the rows: one line per step.
-pub(super) async fn plan(records: &Records, statement: &str) -> String {
+/// How SQLite would find the rows: one line per step. `None` for PostgreSQL, whose plans depend on what is there.
+pub(super) async fn plan(records: &Records, statement: &str) -> Option<String> {
+    if postgres::is_there() {
+        return None;
+    }
     let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
     let steps = sqlx::query(explain).fetch_all(records.db().read()).await.expect("a statement that can be planned");
     let steps = steps.iter().map(|step| step.col::<String>("detail").expect("every step has a detail"));
-    steps.collect::<Vec<_>>().join("\n")
+    Some(steps.collect::<Vec<_>>().join("\n"))
+}
+
+/// Everything that is tested over a file is tested over a server too.
+#[test]
+fn all_of_it_over_postgres() {
+    if !postgres::is_there() {
+        postgres::run_over_postgres(&["records::"], &["all_of_it_over_postgres"]);
+    }
 }

@@ -2,9 +2,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::db::Durability;
+use super::db::{Durability, transact};
 use super::rows::Columns;
-use super::{Records, RecordsError};
+use super::{Records, RecordsError, locks};
 use crate::units::NodeId;
 
 /// A node that has not been heard of for longer is not counted as live. Only the size of grants depends on it.
@@ -15,7 +15,7 @@ const REGISTER: &str = "INSERT INTO node (id, boot, state, registered_at, seen_a
      WHERE node.boot <= excluded.boot";
 const BEAT: &str = "UPDATE node SET seen_at = $2 WHERE id = $1 AND seen_at < $2";
 pub(super) const LIVE: &str = "SELECT COUNT(*) AS live FROM node WHERE state = 'live' AND seen_at >= $1";
-pub(super) const FLUSHED_SEQ: &str = "SELECT flushed_seq FROM journal WHERE node = $1 AND worker = $2";
+const FLUSHED_SEQ: &str = "SELECT flushed_seq FROM journal WHERE node = $1 AND worker = $2";
 const NEWEST_CONFIG: &str = "SELECT version, sha256 FROM config_version ORDER BY version DESC LIMIT 1";
 const NEW_CONFIG: &str = "INSERT INTO config_version (sha256, at) VALUES ($1, $2)";
 
@@ -26,22 +26,27 @@ impl Records {
     /// [`RecordsError::Invalid`] if it has already been here with a later `boot`: its directory is an old copy, and a
     /// second life under the same id would spend and count what the first one did.
     pub async fn register_node(&self, node: &NodeId, boot: u32, now: Timestamp) -> Result<(), RecordsError> {
-        let mut write = self.db().write(Durability::PowerCut).await?;
-        let query = sqlx::query(REGISTER).bind(node.0.to_string()).bind(i64::from(boot)).bind(now.as_millisecond());
-        if query.execute(write.on()).await?.rows_affected() == 0 {
+        let newer = transact!(self.db(), Durability::PowerCut, |connection| {
+            let query = sqlx::query(REGISTER).bind(node.0.to_string()).bind(i64::from(boot)).bind(now.as_millisecond());
+            Ok(query.execute(connection).await?.rows_affected() > 0)
+        })?;
+        if !newer {
             return Err(RecordsError::Invalid(format!(
                 "node {} has been started since its journal directory was copied (boot {boot})",
                 node.0
             )));
         }
-        write.commit().await
+        self.claims_for(node);
+        Ok(())
     }
 
     /// Says that a node is alive.
     pub async fn beat_node(&self, node: &NodeId, now: Timestamp) -> Result<(), RecordsError> {
-        let mut write = self.db().write(Durability::Process).await?;
-        sqlx::query(BEAT).bind(node.0.to_string()).bind(now.as_millisecond()).execute(write.on()).await?;
-        write.commit().await
+        transact!(self.db(), Durability::Process, |connection| {
+            let query = sqlx::query(BEAT).bind(node.0.to_string()).bind(now.as_millisecond());
+            query.execute(connection).await?;
+            Ok(())
+        })
     }
 
     /// How many nodes were heard of within 30 seconds.
@@ -60,16 +65,17 @@ impl Records {
 
     /// The version of the configuration with that content: the newest if it is the same, else a new one.
     pub async fn config_version(&self, sha256: &str, now: Timestamp) -> Result<u64, RecordsError> {
-        let mut write = self.db().write(Durability::PowerCut).await?;
-        if let Some(newest) = sqlx::query(NEWEST_CONFIG).fetch_optional(write.on()).await?
-            && newest.col::<String>("sha256")? == sha256
-        {
-            return newest.units("version");
-        }
-        sqlx::query(NEW_CONFIG).bind(sha256.to_owned()).bind(now.as_millisecond()).execute(write.on()).await?;
-        let version = sqlx::query(NEWEST_CONFIG).fetch_one(write.on()).await?.units("version")?;
-        write.commit().await?;
-        Ok(version)
+        transact!(self.db(), Durability::PowerCut, |connection| {
+            locks::names(connection, &["tollgate config".to_owned()]).await?;
+            if let Some(newest) = sqlx::query(NEWEST_CONFIG).fetch_optional(&mut *connection).await?
+                && newest.col::<String>("sha256")? == sha256
+            {
+                return newest.units("version");
+            }
+            let query = sqlx::query(NEW_CONFIG).bind(sha256.to_owned()).bind(now.as_millisecond());
+            query.execute(&mut *connection).await?;
+            sqlx::query(NEWEST_CONFIG).fetch_one(connection).await?.units("version")
+        })
     }
 }
 

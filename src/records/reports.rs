@@ -5,10 +5,10 @@ use sqlx::AnyConnection;
 use sqlx::any::{Any, AnyArguments, AnyRow};
 use sqlx::query::Query;
 
-use super::db::Durability;
+use super::db::{Durability, transact};
 use super::rows::{self, Columns};
 use super::seal::identifier;
-use super::{Answer, Listed, Page, Records, RecordsError, Report, ReportFilter, ReportState};
+use super::{Answer, Listed, Page, Records, RecordsError, Report, ReportFilter, ReportState, locks};
 use crate::units::Account;
 
 macro_rules! select {
@@ -31,12 +31,27 @@ macro_rules! this {
 const ONE: &str = concat!(select!(), "WHERE r.tenant = $1 AND r.period = $2 AND r.meter = $3 AND r.k = $4");
 /// Of each customer and meter the one that has been tried, else the oldest; overall the longest untried first, so
 /// that reports that are stuck never fill the limit.
-const OPEN: &str = concat!(
-    select!(),
-    "WHERE r.state = 'pending' AND (r.claimed_until IS NULL OR r.claimed_until <= $1) AND NOT EXISTS \
-       (SELECT 1 FROM report AS o WHERE o.state = 'pending' AND o.customer = r.customer AND o.meter = r.meter \
-        AND (o.first_try IS NULL, o.num) < (r.first_try IS NULL, r.num)) \
-     ORDER BY r.last_try IS NOT NULL, r.last_try, r.num LIMIT $2"
+macro_rules! open {
+    ($claim:literal) => {
+        concat!(
+            "WHERE r.state = 'pending' AND ",
+            $claim,
+            " AND NOT EXISTS \
+               (SELECT 1 FROM report AS o WHERE o.state = 'pending' AND o.customer = r.customer AND o.meter = r.meter \
+                AND (o.first_try IS NULL, o.num) < (r.first_try IS NULL, r.num)) \
+             ORDER BY r.last_try IS NOT NULL, r.last_try, r.num LIMIT $2 "
+        )
+    };
+}
+
+const OPEN: &str = concat!(select!(), open!("(r.claimed_until IS NULL OR r.claimed_until <= $1)"));
+/// PostgreSQL only, as [`CLAIM`].
+const CLAIMED: &str = concat!(select!(), open!("r.claimed_until > $1 AND r.claimed_by = $3"));
+/// Nodes pass over what another one is about to claim or to answer.
+const CLAIM: &str = concat!(
+    "UPDATE report SET claimed_until = $4, claimed_by = $3 FROM (SELECT r.num FROM report AS r ",
+    open!("(r.claimed_until IS NULL OR r.claimed_until <= $1)"),
+    "FOR UPDATE OF r SKIP LOCKED) AS c WHERE report.num = c.num"
 );
 const NEWEST: &str = list!("");
 const NEWEST_OF_STATE: &str = list!("AND r.state = $3 ");
@@ -70,8 +85,8 @@ const KEEP_PAST: &str = "INSERT INTO report_past (identifier, report, replaced_a
      SELECT identifier, num, $6 FROM report WHERE tenant = $1 AND period = $2 AND meter = $3 AND k = $4 \
      AND identifier = $5 AND state <> 'delivered'";
 const RENEW: &str = concat!(
-    "UPDATE report SET identifier = $7, renewals = renewals + 1, state = 'pending', suffix = 0, first_try = NULL, \
-     last_try = NULL, answered_at = NULL, customer = COALESCE((SELECT t.stripe_customer_id FROM tenant AS t \
+    "UPDATE report SET identifier = $6, renewals = renewals + 1, state = 'pending', suffix = 0, first_try = NULL, \
+     last_try = NULL, answered_at = NULL, claimed_until = NULL, customer = COALESCE((SELECT t.stripe_customer_id FROM tenant AS t \
      WHERE t.num = report.tenant), customer) WHERE ",
     this!(),
     "AND identifier = $5"
@@ -82,15 +97,23 @@ const DELIVERED_BETWEEN: &str = "SELECT CAST(COALESCE(SUM(value), 0) AS BIGINT) 
 
 impl Records {
     /// Unanswered reports that may be sent now: at most one per customer and meter, whatever the tenant or period.
+    ///
+    /// On PostgreSQL a registered node claims them for two minutes, so that the others send other ones; then whoever
+    /// comes first does, so that a node that cannot reach Stripe holds up none for long.
     pub async fn open_reports(&self, now: Timestamp, limit: u32) -> Result<Vec<Report>, RecordsError> {
-        let query = sqlx::query(OPEN).bind(now.as_millisecond()).bind(i64::from(limit));
-        query.fetch_all(self.db().read()).await?.iter().map(report).collect()
+        let found = if let Some(node) = self.claimant() {
+            self.claimed([CLAIM, CLAIMED], node, now, limit).await?
+        } else {
+            let query = sqlx::query(OPEN).bind(now.as_millisecond()).bind(i64::from(limit));
+            query.fetch_all(self.db().read()).await?
+        };
+        found.iter().map(report).collect()
     }
 
     /// Notes an attempt, before its first byte goes out; the report as it is then. `None`: do not send, it has been
     /// answered or renamed meanwhile, or another of that customer and meter is unanswered.
     pub async fn first_try(&self, report: &Report, now: Timestamp) -> Result<Option<Report>, RecordsError> {
-        self.change(report, named(TRY, report)?.bind(now.as_millisecond())).await
+        self.change(report, || Ok(named(TRY, report)?.bind(now.as_millisecond()))).await
     }
 
     /// Notes what came of an attempt; the report as it is then, `None` if it had its answer already.
@@ -103,10 +126,14 @@ impl Records {
         let now = now.as_millisecond();
         match answer {
             Answer::Delivered => self.delivered(report, now).await,
-            Answer::Rejected(why) => self.change(report, named(REJECTED, report)?.bind(now).bind(why)).await,
-            Answer::Unknown(why) => self.change(report, named(UNKNOWN, report)?.bind(now).bind(why).bind(0)).await,
+            Answer::Rejected(why) => {
+                self.change(report, || Ok(named(REJECTED, report)?.bind(now).bind(why.clone()))).await
+            }
+            Answer::Unknown(why) => {
+                self.change(report, || Ok(named(UNKNOWN, report)?.bind(now).bind(why.clone()).bind(0))).await
+            }
             Answer::UnknownAfter5xx(why) => {
-                self.change(report, named(UNKNOWN, report)?.bind(now).bind(why).bind(1)).await
+                self.change(report, || Ok(named(UNKNOWN, report)?.bind(now).bind(why.clone()).bind(1))).await
             }
         }
     }
@@ -117,21 +144,21 @@ impl Records {
     /// # Errors
     /// [`RecordsError::Invalid`] if it was delivered or renamed meanwhile.
     pub async fn reidentify(&self, report: &Report, now: Timestamp) -> Result<Report, RecordsError> {
-        let mut write = self.db().write(Durability::PowerCut).await?;
-        let kept = named(KEEP_PAST, report)?.bind(now.as_millisecond()).execute(write.on()).await?;
-        if kept.rows_affected() == 0 {
-            return Err(RecordsError::Invalid(format!(
-                "report {} was answered or renamed meanwhile",
-                report.identifier
-            )));
-        }
-        let renewals = renewals(write.on(), report).await?;
-        let fresh = identifier(self.installation(), &report.account, report.k, renewals + 1);
-        let query = named(RENEW, report)?.bind(now.as_millisecond()).bind(fresh);
-        query.execute(write.on()).await?;
-        let renewed = find(write.on(), &report.account, report.k).await?;
-        write.commit().await?;
-        renewed.ok_or_else(|| RecordsError::Corrupt("a report vanished as it was renamed".to_owned()))
+        transact!(self.db(), Durability::PowerCut, |connection| {
+            locks::report(connection, &report.account, report.k).await?;
+            let kept = named(KEEP_PAST, report)?.bind(now.as_millisecond()).execute(&mut *connection).await?;
+            if kept.rows_affected() == 0 {
+                return Err(RecordsError::Invalid(format!(
+                    "report {} was answered or renamed meanwhile",
+                    report.identifier
+                )));
+            }
+            let renewals = renewals(connection, report).await?;
+            let fresh = identifier(self.installation(), &report.account, report.k, renewals + 1);
+            named(RENEW, report)?.bind(fresh).execute(&mut *connection).await?;
+            let renewed = find(connection, &report.account, report.k).await?;
+            renewed.ok_or_else(|| RecordsError::Corrupt("a report vanished as it was renamed".to_owned()))
+        })
     }
 
     /// Reports, newest first. A tenant's name stands for the one that has it now.
@@ -176,24 +203,31 @@ impl Records {
 
     /// The report's new state and the account's sum go together; only the first of two does either.
     async fn delivered(&self, report: &Report, now: i64) -> Result<Option<Report>, RecordsError> {
-        let mut write = self.db().write(Durability::PowerCut).await?;
-        if named(DELIVERED, report)?.bind(now).execute(write.on()).await?.rows_affected() == 0 {
-            return Ok(None);
-        }
-        of(CONFIRM, &report.account)?.bind(rows::int(report.value)?).execute(write.on()).await?;
-        let changed = find(write.on(), &report.account, report.k).await?;
-        write.commit().await?;
-        Ok(changed)
+        transact!(self.db(), Durability::PowerCut, |connection| {
+            // As a seal locks: the account first.
+            locks::account(connection, &report.account).await?;
+            if named(DELIVERED, report)?.bind(now).execute(&mut *connection).await?.rows_affected() == 0 {
+                return Ok(None);
+            }
+            of(CONFIRM, &report.account)?.bind(rows::int(report.value)?).execute(&mut *connection).await?;
+            find(connection, &report.account, report.k).await
+        })
     }
 
-    async fn change(&self, report: &Report, change: Statement) -> Result<Option<Report>, RecordsError> {
-        let mut write = self.db().write(Durability::PowerCut).await?;
-        if change.execute(write.on()).await?.rows_affected() == 0 {
-            return Ok(None);
-        }
-        let changed = find(write.on(), &report.account, report.k).await?;
-        write.commit().await?;
-        Ok(changed)
+    async fn change(
+        &self,
+        report: &Report,
+        change: impl Fn() -> Result<Statement, RecordsError>,
+    ) -> Result<Option<Report>, RecordsError> {
+        let customer = report.stripe_customer_id.as_deref().unwrap_or_default();
+        transact!(self.db(), Durability::PowerCut, |connection| {
+            // Whether a report may be tried depends on the others of its customer and meter.
+            locks::reports(connection, customer, &report.account.meter).await?;
+            if change()?.execute(&mut *connection).await?.rows_affected() == 0 {
+                return Ok(None);
+            }
+            find(connection, &report.account, report.k).await
+        })
     }
 }
 
@@ -326,7 +360,7 @@ mod tests {
     async fn what_is_open_is_not_looked_for_among_what_is_delivered() {
         let (_folder, records) = kit::records().await;
         for statement in [OPEN, TRY] {
-            let plan = kit::plan(&records, statement).await;
+            let Some(plan) = kit::plan(&records, statement).await else { return };
             assert!(plan.contains("report_pending") && !plan.contains("SCAN"), "{plan}");
         }
     }

@@ -5,9 +5,9 @@ use sha2::{Digest, Sha256};
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
-use super::db::Durability;
+use super::db::{Durability, transact};
 use super::rows::{self, Columns};
-use super::{Due, Held, HeldState, Listed, Page, Records, RecordsError, Report, reports};
+use super::{Due, Held, HeldState, Listed, Page, Records, RecordsError, Report, locks, reports};
 use crate::testing::crash_point;
 use crate::units::Account;
 
@@ -20,15 +20,39 @@ macro_rules! total {
 
 /// One unanswered report per account is enough: what comes meanwhile goes into the next one, so that a day without
 /// Stripe leaves one report behind, not a thousand.
-const DUE: &str = concat!(
-    "SELECT a.tenant, a.period, a.meter, a.due_at, t.id, t.stripe_customer_id, ",
-    total!(),
-    " - a.reported AS unreported \
-     FROM account AS a JOIN tenant AS t ON t.num = a.tenant \
-     WHERE a.due_at <= $1 AND (a.claimed_until IS NULL OR a.claimed_until <= $1) AND t.stripe_customer_id IS NOT NULL \
-       AND NOT EXISTS (SELECT 1 FROM report AS r WHERE r.tenant = a.tenant AND r.period = a.period \
-           AND r.meter = a.meter AND r.state = 'pending') \
-     ORDER BY a.due_at LIMIT $2"
+macro_rules! due {
+    ($claim:literal) => {
+        concat!(
+            " FROM account AS a JOIN tenant AS t ON t.num = a.tenant \
+             WHERE a.due_at <= $1 AND ",
+            $claim,
+            " AND t.stripe_customer_id IS NOT NULL \
+               AND NOT EXISTS (SELECT 1 FROM report AS r WHERE r.tenant = a.tenant AND r.period = a.period \
+                   AND r.meter = a.meter AND r.state = 'pending') \
+             ORDER BY a.due_at LIMIT $2 "
+        )
+    };
+}
+macro_rules! select_due {
+    ($claim:literal) => {
+        concat!(
+            "SELECT a.tenant, a.period, a.meter, a.due_at, t.id, t.stripe_customer_id, ",
+            total!(),
+            " - a.reported AS unreported",
+            due!($claim)
+        )
+    };
+}
+
+const DUE: &str = select_due!("(a.claimed_until IS NULL OR a.claimed_until <= $1)");
+/// PostgreSQL only, as [`CLAIM`].
+const CLAIMED: &str = select_due!("a.claimed_until > $1 AND a.claimed_by = $3");
+/// Nodes pass over what another one is about to claim, seal or flush.
+const CLAIM: &str = concat!(
+    "UPDATE account SET claimed_until = $4, claimed_by = $3 FROM (SELECT a.tenant, a.period, a.meter",
+    due!("(a.claimed_until IS NULL OR a.claimed_until <= $1)"),
+    "FOR UPDATE OF a SKIP LOCKED) AS c \
+     WHERE account.tenant = c.tenant AND account.period = c.period AND account.meter = c.meter"
 );
 const HELD: &str = concat!(
     "SELECT h.tenant, h.period, h.meter, h.id, h.unreported FROM \
@@ -38,7 +62,7 @@ const HELD: &str = concat!(
       WHERE t.stripe_customer_id IS NULL AND (a.tenant, a.period, a.meter) < ($1, $2, $3)) AS h \
      WHERE h.unreported > 0 ORDER BY h.tenant DESC, h.period DESC, h.meter DESC LIMIT $4"
 );
-/// On PostgreSQL the account's row is read FOR UPDATE.
+/// Read with the account's row locked: the sum and what is reported must be of one moment.
 const OPEN: &str = concat!(
     "SELECT a.reported, a.k, t.id, t.stripe_customer_id, ",
     total!(),
@@ -47,15 +71,22 @@ const OPEN: &str = concat!(
 );
 const INSERT: &str = "INSERT INTO report (tenant, period, meter, k, customer, identifier, value, at, state, sealed_at) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'pending', $9)";
-const CLOSE: &str = "UPDATE account SET reported = reported + $4, k = $5, due_at = NULL \
+const CLOSE: &str = "UPDATE account SET reported = reported + $4, k = $5, due_at = NULL, claimed_until = NULL \
      WHERE tenant = $1 AND period = $2 AND meter = $3";
 
 impl Records {
     /// Accounts with a customer, whose oldest unreported usage came at or before `now`, and which have no unanswered
     /// report; the oldest first. A caller that leaves a window between reports says `now - window`.
+    ///
+    /// On PostgreSQL a registered node claims them for two minutes, so that the others work on other ones.
     pub async fn due_accounts(&self, now: Timestamp, limit: u32) -> Result<Vec<Due>, RecordsError> {
-        let query = sqlx::query(DUE).bind(now.as_millisecond()).bind(i64::from(limit));
-        query.fetch_all(self.db().read()).await?.iter().map(due).collect()
+        let found = if let Some(node) = self.claimant() {
+            self.claimed([CLAIM, CLAIMED], node, now, limit).await?
+        } else {
+            let query = sqlx::query(DUE).bind(now.as_millisecond()).bind(i64::from(limit));
+            query.fetch_all(self.db().read()).await?
+        };
+        found.iter().map(due).collect()
     }
 
     /// Accounts whose tenants have usage but no Stripe customer: reported once there is one.
@@ -73,17 +104,18 @@ impl Records {
     /// the timestamp Stripe gets, inside the period. Whoever seals at the same time, each unit is in one report.
     pub async fn seal(&self, account: &Account, at: Timestamp, now: Timestamp) -> Result<Option<Report>, RecordsError> {
         crash_point("seal.before");
-        let mut write = self.db().write(Durability::PowerCut).await?;
-        let Some(open) = open(write.on(), account).await? else { return Ok(None) };
-        let Some(customer) = open.customer.clone() else { return Ok(None) };
-        if open.value > 0 {
-            let identifier = identifier(self.installation(), account, open.k, 0);
-            insert(write.on(), account, &open, (customer, identifier, at, now)).await?;
-        }
-        close(write.on(), account, &open).await?;
-        let report = reports::find(write.on(), account, open.k).await?.filter(|_| open.value > 0);
-        crash_point("seal.before_commit");
-        write.commit().await?;
+        let report = transact!(self.db(), Durability::PowerCut, |connection| {
+            let Some(open) = open(connection, account).await? else { return Ok(None) };
+            let Some(customer) = open.customer.clone() else { return Ok(None) };
+            if open.value > 0 {
+                let identifier = identifier(self.installation(), account, open.k, 0);
+                insert(connection, account, &open, (customer, identifier, at, now)).await?;
+            }
+            close(connection, account, &open).await?;
+            let report = reports::find(connection, account, open.k).await?.filter(|_| open.value > 0);
+            crash_point("seal.before_commit");
+            Ok(report)
+        })?;
         crash_point("seal.after_commit");
         Ok(report)
     }
@@ -99,6 +131,7 @@ struct Open {
 }
 
 async fn open(connection: &mut AnyConnection, account: &Account) -> Result<Option<Open>, RecordsError> {
+    locks::account(connection, account).await?;
     let query =
         sqlx::query(OPEN).bind(rows::int(account.tenant.0)?).bind(account.period.0).bind(account.meter.to_string());
     let Some(row) = query.fetch_optional(connection).await? else { return Ok(None) };
@@ -218,7 +251,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_due_is_not_looked_for_among_what_is_delivered() {
         let (_folder, records) = kit::records().await;
-        let plan = kit::plan(&records, DUE).await;
+        let Some(plan) = kit::plan(&records, DUE).await else { return };
         assert!(plan.contains("account_due") && plan.contains("report_pending_of_account"), "{plan}");
         assert!(!plan.contains("SCAN"), "{plan}");
     }

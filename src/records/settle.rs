@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
-use super::db::Durability;
+use super::db::{Durability, transact};
 use super::rows::{self, Columns};
-use super::{Records, RecordsError, nodes};
+use super::{Records, RecordsError, locks, nodes};
 use crate::ledger::rules::{AccountState, Hold, Turn};
 use crate::testing::crash_point;
 use crate::units::{Account, NodeId};
@@ -57,22 +57,24 @@ pub(crate) struct Ledger {
 }
 
 impl Records {
-    /// One settle: loads `accounts`, lets `rules` change them, and stores what changed, in one transaction. It
+    /// One settle: loads `accounts`, lets `rules` change them, and stores what changed, in one transaction (perhaps
+    /// more than once, if another one undid it). It
     /// survives the process; after a power cut every node says again what it holds.
     pub(crate) async fn settle<T>(
         &self,
         accounts: &[&Account],
         now: Timestamp,
-        rules: impl FnOnce(&mut Ledger) -> T,
+        rules: impl Fn(&mut Ledger) -> T,
     ) -> Result<T, RecordsError> {
         crash_point("settle.before");
-        let mut write = self.db().write(Durability::Process).await?;
-        let mut ledger = load(write.on(), accounts, now).await?;
-        let before = ledger.states.clone();
-        let answers = rules(&mut ledger);
-        store(write.on(), &before, &ledger.states).await?;
-        crash_point("settle.before_commit");
-        write.commit().await?;
+        let answers = transact!(self.db(), Durability::Process, |connection| {
+            let mut ledger = load(connection, accounts, now).await?;
+            let before = ledger.states.clone();
+            let answers = rules(&mut ledger);
+            store(connection, &before, &ledger.states).await?;
+            crash_point("settle.before_commit");
+            Ok(answers)
+        })?;
         crash_point("settle.after_commit");
         Ok(answers)
     }
@@ -82,6 +84,7 @@ async fn load(connection: &mut AnyConnection, accounts: &[&Account], now: Timest
     let mut accounts = accounts.to_vec();
     accounts.sort_unstable();
     accounts.dedup();
+    locks::ledger(connection, &accounts).await?;
     let live: i64 =
         sqlx::query(nodes::LIVE).bind(nodes::alive_since(now)).fetch_one(&mut *connection).await?.col("live")?;
     let mut states = known(connection, &accounts).await?;

@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
-use super::db::Durability;
+use super::db::{Durability, transact};
 use super::rows::{self, Columns};
-use super::{Created, Listed, NewTenant, Page, Records, RecordsError, Tenant, TenantPatch};
+use super::{Created, Listed, NewTenant, Page, Records, RecordsError, Tenant, TenantPatch, locks};
 use crate::pricing::Status;
 use crate::units::TenantNum;
 
@@ -42,14 +42,8 @@ const RELEASE: &str = "UPDATE account SET due_at = $2 WHERE tenant = $1 AND due_
 impl Records {
     /// Creates a tenant: monthly periods from `now`, no subscription. Safe to repeat.
     pub async fn create_tenant(&self, new: NewTenant, now: Timestamp) -> Result<Created<Tenant>, RecordsError> {
-        let mut write = self.db().write(Durability::PowerCut).await?;
-        if let Some(there) = by_id(write.on(), &new.id).await? {
-            return Ok(difference(&there, &new).map_or(Created::Exists(there), Created::Differs));
-        }
-        insert(write.on(), &new, now).await?;
-        let made = by_id(write.on(), &new.id).await?;
-        write.commit().await?;
-        made.map(Created::New).ok_or_else(|| RecordsError::Corrupt("a tenant vanished as it was made".to_owned()))
+        let new = &new;
+        transact!(self.db(), Durability::PowerCut, |connection| create(connection, new, now).await)
     }
 
     /// The tenant of that name; `None` also once it is deleted.
@@ -71,30 +65,31 @@ impl Records {
         patch: TenantPatch,
         now: Timestamp,
     ) -> Result<Option<Tenant>, RecordsError> {
-        let mut write = self.db().write(Durability::PowerCut).await?;
-        let Some(before) = by_id(write.on(), id).await? else { return Ok(None) };
-        let after = patched(before.clone(), patch, now);
-        if after == before {
-            return Ok(Some(before));
-        }
-        update(write.on(), &after).await?;
-        if before.stripe_customer_id.is_none() && after.stripe_customer_id.is_some() {
-            release(write.on(), after.num, now).await?;
-        }
-        write.commit().await?;
-        Ok(Some(after))
+        let patch = &patch;
+        transact!(self.db(), Durability::PowerCut, |connection| {
+            let Some(before) = to_change(connection, id).await? else { return Ok(None) };
+            let after = patched(before.clone(), patch.clone(), now);
+            if after == before {
+                return Ok(Some(before));
+            }
+            update(connection, &after).await?;
+            if before.stripe_customer_id.is_none() && after.stripe_customer_id.is_some() {
+                release(connection, after.num, now).await?;
+            }
+            Ok(Some(after))
+        })
     }
 
     /// Deletes a tenant: its name is free, its keys are revoked, its usage is kept and still reported.
     pub async fn delete_tenant(&self, id: &str, now: Timestamp) -> Result<Option<Tenant>, RecordsError> {
-        let mut write = self.db().write(Durability::PowerCut).await?;
-        let Some(there) = by_id(write.on(), id).await? else { return Ok(None) };
-        for statement in [DELETE, REVOKE_ALL] {
-            let query = sqlx::query(statement).bind(rows::int(there.num.0)?).bind(now.as_millisecond());
-            query.execute(write.on()).await?;
-        }
-        write.commit().await?;
-        self.tenant_by_num(there.num).await
+        transact!(self.db(), Durability::PowerCut, |connection| {
+            let Some(there) = to_change(connection, id).await? else { return Ok(None) };
+            for statement in [DELETE, REVOKE_ALL] {
+                let query = sqlx::query(statement).bind(rows::int(there.num.0)?).bind(now.as_millisecond());
+                query.execute(&mut *connection).await?;
+            }
+            by_num(connection, there.num).await
+        })
     }
 
     /// Tenants, newest first.
@@ -109,6 +104,30 @@ impl Records {
 pub(super) async fn by_id(connection: &mut AnyConnection, id: &str) -> Result<Option<Tenant>, RecordsError> {
     let row = sqlx::query(BY_ID).bind(id.to_owned()).fetch_optional(connection).await?;
     row.as_ref().map(tenant).transpose()
+}
+
+async fn by_num(connection: &mut AnyConnection, num: TenantNum) -> Result<Option<Tenant>, RecordsError> {
+    let row = sqlx::query(BY_NUM).bind(rows::int(num.0)?).fetch_optional(connection).await?;
+    row.as_ref().map(tenant).transpose()
+}
+
+/// The tenant of that name, as nobody else changes it until this transaction ends.
+async fn to_change(connection: &mut AnyConnection, id: &str) -> Result<Option<Tenant>, RecordsError> {
+    locks::tenants(connection, &[id]).await?;
+    by_id(connection, id).await
+}
+
+async fn create(
+    connection: &mut AnyConnection,
+    new: &NewTenant,
+    now: Timestamp,
+) -> Result<Created<Tenant>, RecordsError> {
+    if let Some(there) = by_id(connection, &new.id).await? {
+        return Ok(difference(&there, new).map_or(Created::Exists(there), Created::Differs));
+    }
+    insert(connection, new, now).await?;
+    let made = by_id(connection, &new.id).await?;
+    made.map(Created::New).ok_or_else(|| RecordsError::Corrupt("a tenant vanished as it was made".to_owned()))
 }
 
 async fn insert(connection: &mut AnyConnection, new: &NewTenant, now: Timestamp) -> Result<(), RecordsError> {

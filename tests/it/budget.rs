@@ -129,7 +129,7 @@ impl Table {
         self.admitted.fetch_sub(cost - real, SeqCst);
         seat.completed.fetch_add(real, SeqCst);
         seat.budget.complete(cost, real, self.now_ms());
-        seat.budget.note_durable(real);
+        seat.budget.note_durable(real, self.now_ms());
         Ok(())
     }
 
@@ -423,7 +423,7 @@ async fn an_account_that_was_forgotten_and_comes_back_is_not_taken_for_an_old_me
     for _ in 0..40 {
         bench.node.reserve(&budget, 100).await.unwrap();
         budget.complete(100, 100, bench.clock.now_ms());
-        budget.note_durable(100);
+        budget.note_durable(100, bench.clock.now_ms());
         bench.node.kick(&budget);
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
@@ -488,7 +488,7 @@ async fn what_was_used_is_said_although_the_settle_failed_and_nobody_comes_back(
     let budget = bench.node.budget(&account("api_units"), 1, Some(1_000));
     bench.node.reserve(&budget, 10).await.unwrap();
     budget.complete(10, 10, bench.clock.now_ms());
-    budget.note_durable(10);
+    budget.note_durable(10, bench.clock.now_ms());
     bench.ledger.failures.store(3, SeqCst);
     bench.node.kick(&budget);
     let end = Instant::now() + Duration::from_secs(5);
@@ -496,4 +496,29 @@ async fn what_was_used_is_said_although_the_settle_failed_and_nobody_comes_back(
         assert!(Instant::now() < end, "it is tried again");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_response_longer_than_memory_is_in_the_records_before_its_budget_is_forgotten() {
+    let bench = Bench::new(None).await;
+    let admitted_ms = bench.clock.now_ms();
+    let budget = bench.node.budget(&account("api_units"), 1, Some(1_000));
+    bench.node.reserve(&budget, 10).await.unwrap();
+    bench.pass(20 * 60_000);
+    let mut shipper = Shipper::new(Arc::clone(&bench.node)).await.unwrap();
+    shipper.ship().await.unwrap();
+    bench.pass(1);
+    // It ends; its record is seen, and not flushed yet. The two may come in either order.
+    for noted_first in [true, false] {
+        if noted_first {
+            budget.note_durable(5, bench.clock.now_ms());
+        }
+        budget.complete(5, 5, admitted_ms);
+        if !noted_first {
+            budget.note_durable(5, bench.clock.now_ms());
+        }
+    }
+    drop(budget);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(bench.node.budgets_held(), 1, "SQL does not have it: totals read again would lack it");
 }

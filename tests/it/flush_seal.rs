@@ -22,7 +22,7 @@ const TENANTS: [Option<&str>; 4] = [Some("cus_1"), Some("cus_1"), Some("cus_2"),
 async fn every_unit_is_in_exactly_one_report() {
     let mut random = Random::seeded("every_unit_is_in_exactly_one_report");
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut world = World::new(format!("sqlite:{}/tollgate.db", folder.path().display())).await;
+    let mut world = World::new(crate::support::postgres::database_for(folder.path())).await;
     for step in 0..STEPS {
         if step == STEPS / 2 {
             world.give_customer().await;

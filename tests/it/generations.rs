@@ -50,7 +50,7 @@ impl Site {
 
     async fn with(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let records = Records::open(&format!("sqlite:{}/tollgate.db", folder.path().display())).await.unwrap();
+        let records = Records::open(&crate::support::postgres::database_for(folder.path())).await.unwrap();
         Self { folder, records, server: RedisServer::with(options), clock: Clock::System, patience: PATIENCE }
     }
 

@@ -66,7 +66,7 @@ fn journal_config(path: std::path::PathBuf) -> journal::Config {
 
 async fn records(nodes: usize) -> (tempfile::TempDir, Records, Clock) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let url = format!("sqlite:{}/tollgate.db", folder.path().display());
+    let url = crate::support::postgres::database_for(folder.path());
     let records = Records::open(&url).await.expect("a new database opens");
     let clock = Clock::manual(Timestamp::from_second(1_795_000_000).expect("a time of this century"));
     for n in 0..nodes {
@@ -151,7 +151,7 @@ macro_rules! contract {
     };
 }
 
-contract!(embedded_sqlite, super::embedded);
+contract!(embedded_in_records, super::embedded);
 contract!(redis_server, super::redis);
 
 async fn answers_come_in_the_order_of_the_asks(fixture: Fixture) {

@@ -8,6 +8,11 @@
     clippy::as_conversions,
     clippy::missing_panics_doc,
     clippy::must_use_candidate,
+    clippy::assigning_clones,
+    clippy::type_complexity,
+    clippy::format_push_string,
+    clippy::let_underscore_must_use,
+    clippy::duration_suboptimal_units,
     missing_docs,
     unreachable_pub,
     reason = "a test fails by panicking and may speak; the helpers are explained where they are not plain"
@@ -28,6 +33,7 @@ mod judge;
 mod ledger_contract;
 mod origin_trouble;
 mod periods;
+mod postgres;
 mod proxy;
 mod random;
 mod records_crash;

@@ -21,7 +21,7 @@ async fn a_kill_at_any_point_loses_nothing_and_doubles_nothing() {
     assert_eq!(points.len(), 9);
     for point in points {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let url = format!("sqlite:{}/tollgate.db", folder.path().display());
+        let url = crate::support::postgres::database_for(folder.path());
         assert_eq!(live_once(&url, point), Some(9), "{point}: the child is killed there");
         work(&url, 2).await;
         check(&url, point).await;

@@ -42,7 +42,7 @@ impl World {
     async fn start() -> Self {
         let clock = Clock::manual(START.parse().unwrap());
         let dir = tempfile::tempdir().unwrap();
-        let url = format!("sqlite:{}", dir.path().join("tollgate.db").display());
+        let url = crate::support::postgres::database_for(dir.path());
         let records = Records::open(&url).await.unwrap();
         let sandbox = sandbox::start(sandbox::Config::on_loopback(clock.clone())).await.unwrap();
         let node = NodeId("node-1".into());
@@ -141,8 +141,11 @@ impl World {
 
     /// Passes, with ten minutes between them, until nothing is open and nothing moved.
     async fn settle(&self, reporter: &Reporter) {
-        for _ in 0..60 {
-            if reporter.pass().await.unwrap() == Flushed::default() {
+        // A commit whose caller was dropped may still land a moment later: quiet is several quiet looks.
+        let mut quiet = 0;
+        for _ in 0..80 {
+            quiet = if reporter.pass().await.unwrap() == Flushed::default() { quiet + 1 } else { 0 };
+            if quiet == 5 {
                 return;
             }
             self.pass_time(SignedDuration::from_mins(10));

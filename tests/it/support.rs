@@ -3,6 +3,7 @@
 pub mod client;
 pub mod gateway;
 pub mod origin;
+pub mod postgres;
 pub mod process;
 pub mod programs;
 pub mod raw;

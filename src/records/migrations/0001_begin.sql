@@ -1,4 +1,5 @@
 -- Times are Unix milliseconds, hours and periods Unix seconds, quantities whole units.
+-- Written for SQLite; `migrate` says the types and table options that PostgreSQL has other words for.
 
 CREATE TABLE installation (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -92,6 +93,7 @@ CREATE INDEX usage_by_flush ON usage (node, flush_gen);
 
 -- reported: sum of all sealed reports; delivered: of those that Stripe has; k: number of the last report.
 -- due_at: since when there is something to seal; null also while the tenant has no Stripe customer.
+-- claimed_*: which node means to work on it, until when. Only saves the others the work.
 CREATE TABLE account (
     tenant        INTEGER NOT NULL,
     period        INTEGER NOT NULL,
@@ -101,6 +103,7 @@ CREATE TABLE account (
     k             INTEGER NOT NULL DEFAULT 0,
     due_at        INTEGER,
     claimed_until INTEGER,
+    claimed_by    TEXT,
     PRIMARY KEY (tenant, period, meter)
 ) STRICT, WITHOUT ROWID;
 
@@ -126,12 +129,14 @@ CREATE TABLE report (
     sealed_at     INTEGER NOT NULL,
     answered_at   INTEGER,
     claimed_until INTEGER,
+    claimed_by    TEXT,
     UNIQUE (tenant, period, meter, k)
 ) STRICT;
 
--- What is unanswered is little, what is delivered grows for ever: neither is looked for among the other.
-CREATE INDEX report_pending ON report (customer, meter, num) WHERE state = 'pending';
-CREATE INDEX report_pending_of_account ON report (tenant, period, meter) WHERE state = 'pending';
+-- What is unanswered is little, what is delivered grows for ever: neither is looked for among the other. `state` comes
+-- first although it is always the same: SQLite prefers such an index to `report_by_state`.
+CREATE INDEX report_pending ON report (state, customer, meter, num) WHERE state = 'pending';
+CREATE INDEX report_pending_of_account ON report (state, tenant, period, meter) WHERE state = 'pending';
 CREATE INDEX report_delivered ON report (customer, meter, at) WHERE state = 'delivered';
 CREATE INDEX report_by_state ON report (state, num);
 CREATE INDEX report_by_tenant ON report (tenant, num);

@@ -103,7 +103,7 @@ impl Api {
         let config = write_config(&directory);
         let loaded = config::load(&config, &Env::empty()).expect("files without a mistake");
         let clock = Clock::manual(NOW.parse().expect("RFC 3339"));
-        let records = Records::open(&loaded.settings.store.records).await.expect("a new database");
+        let records = Records::open(loaded.settings.store.records.expose()).await.expect("a new database");
         let active = Arc::new(ArcSwap::from_pointee(active(loaded, clock.now())));
         let readiness = Readiness::new();
         let journal = readiness.condition("journal");

@@ -53,7 +53,7 @@ fn only_what_is_on_the_disk_itself_is_said_to_be_used() {
     assert!(budget.try_reserve(8));
     budget.complete(8, 8, now());
     assert_eq!(budget.ask(now()).used, 0);
-    budget.note_durable(8);
+    budget.note_durable(8, now());
     assert_eq!(budget.ask(now()).used, 8);
 }
 

@@ -184,7 +184,7 @@ async fn echo(request: Request<Incoming>) -> Response<Body> {
     for (name, value) in &parts.headers {
         text += &format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()));
     }
-    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     text += &format!("\n{}", String::from_utf8_lossy(&body));
     Response::new(full(text))
 }
