@@ -20,9 +20,11 @@ use crate::drain::Drain;
 use crate::gateway::Gateway;
 use crate::journal::Journal;
 use crate::ledger::embedded::Embedded;
+use crate::ledger::redis::{PassError, Rebuild, Redis};
 use crate::ledger::{Ledger, Node, Parts, Shipper};
-use crate::records::Records;
+use crate::records::{Ended, Records};
 use crate::telemetry::Metrics;
+use crate::units::NodeId;
 
 pub mod billing;
 pub mod housekeeping;
@@ -43,6 +45,8 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 /// A request waits for a settle at most so long. The embedded ledger is on the same disk: nothing is gained by giving up
 /// early, and a slow disk must not refuse a paying client.
 const EMBEDDED_WAIT: Duration = Duration::from_secs(2);
+/// The same for a ledger across the network: one exchange, or the wait for others to give back.
+const REDIS_WAIT: Duration = Duration::from_millis(60);
 /// Threads of the control runtime.
 const CONTROL_THREADS: usize = 2;
 
@@ -107,7 +111,7 @@ pub fn start(loaded: Loaded, options: &Options) -> anyhow::Result<Running> {
     let records_there = readiness.condition("records");
     let admin = AdminPort::bind(settings.admin)?;
     let admin_address = admin.0.local_addr()?;
-    let (core, queue) = control.block_on(async {
+    let (core, ledgering) = control.block_on(async {
         let waiting = admin.while_waiting(&readiness, &metrics)?;
         let built = build(loaded, options, control.handle(), &records_there).await;
         waiting.end().await;
@@ -116,7 +120,7 @@ pub fn start(loaded: Loaded, options: &Options) -> anyhow::Result<Running> {
     let state = control_state(&core, options, readiness, metrics.clone());
     {
         let _inside = control.enter();
-        background.spawn(Arc::clone(&core.node).run_settler(queue, drain.cut.child_token()));
+        ledgering.spawn(&background, &core.node, &drain);
         background.spawn(control::serve(admin.listener()?, state, drain.stop.clone()));
         housekeeping::spawn(&background, &core, &drain, metrics, journal);
     }
@@ -132,21 +136,16 @@ async fn build(
     options: &Options,
     control: &tokio::runtime::Handle,
     records_there: &control::Condition,
-) -> anyhow::Result<(Core, crate::ledger::node::Queue)> {
+) -> anyhow::Result<(Core, Ledgering)> {
     let settings = &loaded.settings;
     let clock = options.clock.clone();
     let records = records::open(settings.store.records.expose(), records_there).await?;
     let journal = Arc::new(Journal::open(&settings.store.journal).context("store.journal")?);
     records.register_node(journal.node(), journal.boot(), clock.now()).await?;
-    let (node, queue) = Node::new(Parts {
-        ledger: ledger(settings, &records, &clock),
-        records: records.clone(),
-        journal: Arc::clone(&journal),
-        clock: clock.clone(),
-        batch: settings.store.batch,
-        wait: EMBEDDED_WAIT,
-    });
+    let ledger = Chosen::of(settings, &records, &clock).await?;
+    let (node, queue) = Node::new(ledger.parts(settings, &records, &journal, &clock));
     let shipper = recover(&node).await?;
+    let rebuild = ledger.rebuild(settings, &records, &node, journal.node()).await?;
     let billing = Billing::start(settings, &loaded.pricing, &records, &clock).await?.map(Arc::new);
     let accounts = Arc::new(Accounts::new(records.clone(), Arc::clone(&node), clock.clone(), control.clone()));
     let first = reload::activate(&loaded, &records, &journal, &clock).await?;
@@ -169,12 +168,77 @@ async fn build(
     );
     let reloader = Arc::new(reloader);
     let shipper = Arc::new(tokio::sync::Mutex::new(shipper));
-    Ok((Core { records, journal, node, gateway, shipper, billing, reloader, clock }, queue))
+    let core = Core { records, journal, node, gateway, shipper, billing, reloader, clock };
+    Ok((core, Ledgering { queue, rebuild }))
 }
 
-fn ledger(settings: &Settings, records: &Records, clock: &Clock) -> Arc<dyn Ledger> {
-    match settings.store.ledger {
-        LedgerUrl::Embedded => Arc::new(Embedded::new(records.clone(), clock.clone())),
+/// What keeps the node and its ledger together, to be run beside the traffic.
+struct Ledgering {
+    queue: crate::ledger::node::Queue,
+    rebuild: Option<Rebuild>,
+}
+
+impl Ledgering {
+    fn spawn(self, tasks: &tokio_util::task::TaskTracker, node: &Arc<Node>, drain: &Drain) {
+        tasks.spawn(Arc::clone(node).run_settler(self.queue, drain.cut.child_token()));
+        if let Some(rebuild) = self.rebuild {
+            tasks.spawn(drain.cut.clone().run_until_cancelled_owned(rebuild.run()));
+        }
+    }
+}
+
+/// The ledger of the settings.
+#[derive(Clone)]
+enum Chosen {
+    Embedded(Embedded),
+    Redis(Arc<Redis>),
+}
+
+impl Chosen {
+    async fn of(settings: &Settings, records: &Records, clock: &Clock) -> anyhow::Result<Self> {
+        match &settings.store.ledger {
+            LedgerUrl::Embedded => Ok(Self::Embedded(Embedded::new(records.clone(), clock.clone()))),
+            LedgerUrl::Redis(url) => {
+                let redis = Redis::new(url.clone(), records.clone(), clock.clone());
+                // One that is away is waited for beside the traffic; one that must not be used ends the start.
+                redis.connect().await.with_context(|| format!("store.ledger.url: {url}"))?;
+                Ok(Self::Redis(Arc::new(redis)))
+            }
+        }
+    }
+
+    fn parts(&self, settings: &Settings, records: &Records, journal: &Arc<Journal>, clock: &Clock) -> Parts {
+        let (ledger, wait, fence): (Arc<dyn Ledger>, _, _) = match self.clone() {
+            Self::Embedded(embedded) => (Arc::new(embedded), EMBEDDED_WAIT, false),
+            Self::Redis(redis) => (redis, REDIS_WAIT, true),
+        };
+        Parts {
+            ledger,
+            records: records.clone(),
+            journal: Arc::clone(journal),
+            clock: clock.clone(),
+            batch: settings.store.batch,
+            wait,
+            fence,
+        }
+    }
+
+    /// Who looks after the ledger's generations, if it has any; it has made its first pass.
+    async fn rebuild(
+        self,
+        settings: &Settings,
+        records: &Records,
+        node: &Arc<Node>,
+        id: &NodeId,
+    ) -> anyhow::Result<Option<Rebuild>> {
+        let Self::Redis(redis) = self else { return Ok(None) };
+        let mut rebuild = Rebuild::new(redis, Arc::clone(node), id.clone(), records.clone(), settings.store.absent);
+        match rebuild.pass().await {
+            Ok(()) => {}
+            Err(error @ PassError::Foreign(_)) => return Err(error).context("store.ledger.url"),
+            Err(error) => tracing::warn!(%error, "starting without a ledger that grants"),
+        }
+        Ok(Some(rebuild))
     }
 }
 
@@ -267,10 +331,9 @@ impl Running {
             if tokio::time::timeout(DRAIN_DEADLINE, self.background.wait()).await.is_err() {
                 tracing::warn!("background work did not end in time");
             }
-            if let Err(error) = self.core.flush_now().await {
-                tracing::warn!(%error, "stopping with an unflushed journal; the next start ships it");
+            if let Err(error) = self.core.leave().await {
+                tracing::warn!(%error, "stopping with an unflushed journal or unspent budget; the next start settles it");
             }
-            self.core.node.give_everything_back().await;
             if let Some(billing) = &self.core.billing {
                 billing.stop().await;
             }
@@ -282,6 +345,16 @@ impl Running {
 }
 
 impl Core {
+    /// Flushes and gives back everything; only then a node is retired, and no ledger waits for it.
+    async fn leave(&self) -> anyhow::Result<()> {
+        let flushed = self.flush_now().await;
+        let given_back = self.node.give_everything_back().await;
+        flushed?;
+        anyhow::ensure!(given_back, "the ledger took no note of what was given back");
+        self.records.end_node(self.journal.node(), Ended::Retired).await?;
+        Ok(())
+    }
+
     async fn flush_now(&self) -> anyhow::Result<()> {
         self.journal.sync().context("syncing the journal")?;
         self.shipper.lock().await.ship().await?;

@@ -4,7 +4,9 @@
 
 pub mod budget;
 pub mod embedded;
+mod fence;
 pub mod node;
+pub mod redis;
 pub mod rules;
 
 pub use budget::{Budget, Short};
@@ -70,6 +72,11 @@ pub enum Answer {
     },
     /// `ctr` was not newer than the last one applied: nothing changed, settle again.
     Old,
+    /// The ledger has forgotten and is being rebuilt: nothing is granted, what is held stays good.
+    Closed {
+        /// What the node said was noted; else nothing changed.
+        noted: bool,
+    },
 }
 
 /// Why a settle brought no answers.

@@ -21,6 +21,7 @@ mod audit;
 mod claims;
 mod db;
 mod flush;
+mod generations;
 mod history;
 mod keys;
 #[cfg(test)]
@@ -33,6 +34,8 @@ mod rows;
 mod seal;
 mod settle;
 mod tenants;
+
+pub use generations::{Ended, Holds, NodeState};
 
 /// The database. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -27,7 +27,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         &["accounts", "clock", "config", "journal", "ledger", "meter", "pricing", "telemetry", "units", "upstream"],
     ),
     ("serve", &["config", "drain", "gateway", "upstream"]),
-    ("config", &["journal", "pricing", "records"]),
+    // `ledger` and `records` for what their URLs look like: parsed once, by whoever connects.
+    ("config", &["journal", "ledger", "pricing", "records"]),
     ("stripe", &["clock", "config", "period", "pricing", "records", "testing", "units"]),
     ("sandbox", &["clock"]),
     ("control", &["clock", "config", "period", "pricing", "records", "telemetry", "units"]),

@@ -159,7 +159,7 @@ fn the_shipped_pair_carries_every_key() {
 
 const SETTINGS_KEYS: &str = "pricing listen proxy admin workers limits header_bytes headers header_timeout body_timeout
     connections connections_per_address upstreams name match host path origins timeouts connect first_byte idle total
-    identity api_key query tenant_header trusted default_tenant forward_credentials store records ledger url batch
+    identity api_key query tenant_header trusted default_tenant forward_credentials store records ledger url batch rebuild absent
     journal sync keep keep_size segment_records stripe mode secret_key webhook_secrets api_base api_version flush
     currency automatic_tax tokens self_service prefix";
 
@@ -321,9 +321,14 @@ fn mistakes_in_the_environment_name_the_variable() {
         .with("STRIPE_MODE", "prod")
         .with("STRIPE_API_BASE", "nowhere")
         .with("DATABASE_URL", "postgres://me:hunter2@db:port/x")
-        .with("REDIS_URL", "redis://me:hunter2@cache");
+        .with("REDIS_URL", "redis://me:hunter2@cache,other");
     let said = settings_from(MINIMAL, &env).unwrap_err().to_string();
-    for variable in ["STRIPE_MODE: `prod`", "STRIPE_API_BASE:", "DATABASE_URL: this address", "REDIS_URL: a ledger"] {
+    for variable in [
+        "STRIPE_MODE: `prod`",
+        "STRIPE_API_BASE:",
+        "DATABASE_URL: this address",
+        "REDIS_URL: the value is not a ledger: several hosts",
+    ] {
         assert!(said.contains(&format!("environment: {variable}")), "{variable} in {said}");
     }
     assert!(!said.contains("hunter2"), "{said}");

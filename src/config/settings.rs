@@ -125,6 +125,8 @@ pub struct Store {
     pub records: Secret,
     /// Which ledger.
     pub ledger: LedgerUrl,
+    /// How long a ledger that has forgotten waits for an absent node.
+    pub absent: crate::ledger::redis::Absent,
     /// Beat of batches and settles.
     pub batch: Duration,
     /// This node's journal.
@@ -136,6 +138,8 @@ pub struct Store {
 pub enum LedgerUrl {
     /// In the records' database.
     Embedded,
+    /// In Redis, for many nodes.
+    Redis(crate::ledger::redis::Url),
 }
 
 /// Stripe.

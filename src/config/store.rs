@@ -9,15 +9,17 @@ use super::given::{self, Given};
 use super::scalar::{COUNT, DURATION, Kind, SIZE, TEXT};
 use super::settings::{LedgerUrl, Secret, Store};
 use crate::journal;
+use crate::ledger::redis::{self, Absent};
 
 /// The `store` section of `top`.
 pub(super) fn read(top: &Fields<'_>, env: &Env) -> Store {
     let fields = top.section("store", &["records", "ledger", "journal"]);
-    let ledger = fields.section("ledger", &["url", "batch"]);
+    let ledger = fields.section("ledger", &["url", "batch", "rebuild"]);
     let batch = |beat: &Duration| (Duration::from_millis(10)..=Duration::from_secs(10)).contains(beat);
     Store {
         records: records(&fields, env),
         ledger: ledger_url(&ledger, env),
+        absent: absent(&ledger.section("rebuild", &["absent"])),
         batch: ledger.or_if("batch", &DURATION, Duration::from_millis(250), "10ms to 10s", batch),
         journal: journal(&fields),
     }
@@ -74,16 +76,31 @@ fn sqlite(directory: &Path, path: &str) -> String {
 }
 
 fn ledger_url(ledger: &Fields<'_>, env: &Env) -> LedgerUrl {
-    const ALLOWED: &str = "embedded; redis:// and its kin are not supported in this version";
-    if let Some(given) = Given::find(ledger, "url", env, "REDIS_URL").filter(|given| given.text() != "embedded") {
-        let problem = if given.text().starts_with("redis") {
-            "a ledger in Redis is not supported in this version".to_owned()
-        } else {
-            format!("{} is not a ledger", given.found())
-        };
-        given.wrong(&problem, ALLOWED);
+    let Some(given) = Given::find(ledger, "url", env, "REDIS_URL") else { return LedgerUrl::Embedded };
+    let text = given.text();
+    if text == "embedded" {
+        return LedgerUrl::Embedded;
     }
+    let problem = match text.parse::<redis::Url>() {
+        Ok(url) => return LedgerUrl::Redis(url),
+        Err(error) if text.contains("://") => format!("{} is not a ledger: {error}", given.found()),
+        Err(_) => format!("{} is not a ledger", given.found()),
+    };
+    given.wrong(&problem, &format!("embedded; or {}", redis::SHAPES));
     LedgerUrl::Embedded
+}
+
+const PATIENCE: Kind<Duration> = Kind {
+    name: "a duration",
+    allowed: "wait, or 1s to 1h",
+    parse: |scalar| (DURATION.parse)(scalar).filter(|patience| (1..=3600).contains(&patience.as_secs())),
+};
+
+fn absent(rebuild: &Fields<'_>) -> Absent {
+    if rebuild.get("absent").is_some_and(|cursor| cursor.text() == "wait") {
+        return Absent::Wait;
+    }
+    Absent::After(rebuild.or("absent", &PATIENCE, Duration::from_secs(30)))
 }
 
 fn journal(store: &Fields<'_>) -> journal::Config {

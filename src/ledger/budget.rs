@@ -385,6 +385,7 @@ impl Budget {
                 }
             }
             Answer::Old => self.waiting.store(false, Release),
+            Answer::Closed { .. } => return self.no_answer(),
         }
         drop(turn);
         self.unanswered.store(false, Release);

@@ -17,12 +17,17 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, Short};
-use super::{Ask, Ledger, LedgerError};
+use super::fence::Fence;
+use super::{Answer, Ask, Ledger, LedgerError};
 use crate::clock::Clock;
 use crate::journal::{Batch, Health, Journal, Record, batch};
 use crate::records::{Flushed, Records, RecordsError};
 use crate::testing::crash_point;
 use crate::units::Account;
+
+mod registering;
+
+use registering::is_noted;
 
 /// Accounts in one settle.
 const ASKS_AT_MOST: usize = 100;
@@ -54,6 +59,8 @@ pub struct Parts {
     pub batch: Duration,
     /// How long a request waits for a settle at most.
     pub wait: Duration,
+    /// Stop spending after ten minutes without an answer: for a ledger that others may rebuild without this node.
+    pub fence: bool,
 }
 
 /// The budgets of this node. Shared by all workers.
@@ -65,6 +72,11 @@ pub struct Node {
     active: Mutex<HashSet<Account>>,
     /// Everything that was completed before this moment is in the records.
     shipped_ms: AtomicI64,
+    /// One exchange with the ledger at a time, from the words to what the answers change: a node must not enter a new
+    /// generation of the ledger while an answer from the old one may still raise a ceiling.
+    turn: tokio::sync::Mutex<()>,
+    /// When to stop spending what the ledger granted; only for a ledger that may go on without this node.
+    fence: Option<Fence>,
     /// When it was last said that the ledger does not answer.
     complained_ms: AtomicI64,
     /// Not below any `ctr` of a budget that has left memory: one that comes back must not be taken for an old message.
@@ -79,6 +91,7 @@ impl Node {
     #[must_use]
     pub fn new(parts: Parts) -> (Arc<Self>, Queue) {
         let (queue, receiver) = mpsc::channel(QUEUE);
+        let fence = parts.fence.then(Fence::new);
         let first_ctr = u64::from(parts.journal.boot()) << 40;
         let node = Self {
             parts,
@@ -86,6 +99,8 @@ impl Node {
             queue,
             active: Mutex::default(),
             shipped_ms: AtomicI64::new(i64::MIN),
+            turn: tokio::sync::Mutex::default(),
+            fence,
             complained_ms: AtomicI64::new(i64::MIN),
             last_ctr: AtomicU64::new(first_ctr),
         };
@@ -138,6 +153,17 @@ impl Node {
     /// # Errors
     /// See [`Budget::reserve`].
     pub async fn reserve(&self, budget: &Arc<Budget>, cost: u64) -> Result<(), Short> {
+        self.reserve_held(budget, cost).await?;
+        // After the subtraction: a process that was paused in between must not spend what others may hold by now.
+        if self.fence.as_ref().is_some_and(Fence::is_over) && budget.view().cap.is_some() {
+            budget.complete(cost, 0, self.parts.clock.now_ms());
+            self.kick(budget);
+            return Err(Short::NoAnswer);
+        }
+        Ok(())
+    }
+
+    async fn reserve_held(&self, budget: &Arc<Budget>, cost: u64) -> Result<(), Short> {
         if budget.try_reserve(cost) {
             if budget.wants_settle() {
                 self.push(budget);
@@ -163,7 +189,7 @@ impl Node {
                 () = cancel.cancelled() => break,
                 received = queue.recv_many(&mut short, ASKS_AT_MOST) => {
                     if received == 0 { break }
-                    self.settle(&std::mem::take(&mut short)).await;
+                    drop(self.settle(&std::mem::take(&mut short)).await);
                 }
                 _ = beat.tick() => {
                     beats += 1;
@@ -173,8 +199,9 @@ impl Node {
         }
     }
 
-    /// On drain: says of every account that this node holds no more than it has used.
-    pub async fn give_everything_back(&self) {
+    /// On drain: says of every account that this node holds no more than it has used. False if the ledger did not
+    /// take note of all.
+    pub async fn give_everything_back(&self) -> bool {
         let holders: Vec<_> = self
             .budgets
             .iter()
@@ -184,7 +211,7 @@ impl Node {
         for budget in &holders {
             budget.recall();
         }
-        self.settle(&holders).await;
+        self.settle(&holders).await.is_empty()
     }
 
     /// Beat of batches and settles.
@@ -201,7 +228,7 @@ impl Node {
             self.forget_resting(now_ms);
             due.extend(self.idle_holders(now_ms).filter(|b| !active.contains(b.account())));
         }
-        self.settle(&due).await;
+        drop(self.settle(&due).await);
     }
 
     /// Budgets leave memory when no tenant there points to them and the records hold all they counted.
@@ -226,13 +253,19 @@ impl Node {
         idle.into_iter()
     }
 
-    async fn settle(&self, budgets: &[Arc<Budget>]) {
+    /// Settles; answers the accounts of which the ledger took no note.
+    pub(super) async fn settle(&self, budgets: &[Arc<Budget>]) -> Vec<Account> {
+        let mut missed = Vec::new();
         for some in budgets.chunks(ASKS_AT_MOST) {
             let loaded = self.load(some).await;
+            if loaded.len() < some.len() {
+                missed.extend(some.iter().filter(|budget| !budget.is_loaded()).map(|budget| budget.account().clone()));
+            }
             if !loaded.is_empty() {
-                self.settle_loaded(&loaded).await;
+                missed.extend(self.settle_loaded(&loaded).await);
             }
         }
+        missed
     }
 
     /// Reads base totals where they are missing; those that cannot be read are told that there is no answer.
@@ -263,8 +296,9 @@ impl Node {
         }
     }
 
-    async fn settle_loaded(&self, budgets: &[Arc<Budget>]) {
-        let now_ms = self.parts.clock.now_ms();
+    async fn settle_loaded(&self, budgets: &[Arc<Budget>]) -> Vec<Account> {
+        let _turn = self.turn.lock().await;
+        let (now_ms, sent) = (self.parts.clock.now_ms(), Fence::now());
         let asks: Vec<Ask> = budgets.iter().map(|budget| budget.ask(now_ms)).collect();
         let answers = self.parts.ledger.settle(self.parts.journal.node(), &asks).await;
         count_settle(&answers);
@@ -274,20 +308,22 @@ impl Node {
                 for ((budget, ask), answer) in budgets.iter().zip(&asks).zip(&answers) {
                     budget.answer(ask, answer, now_ms);
                 }
+                self.note_answered(&answers, sent);
+                let missed = asks.into_iter().zip(&answers).filter(|(_, answer)| !is_noted(answer));
+                self.say_again(missed.map(|(ask, _)| ask.account).collect())
             }
             Err(error) => {
                 self.complain(&error, asks.len(), now_ms);
-                // What they have used is still to be said, also of those that are not used again.
-                self.active.lock().extend(asks.into_iter().map(|ask| ask.account));
                 for budget in budgets {
                     budget.no_answer();
                 }
+                self.say_again(asks.into_iter().map(|ask| ask.account).collect())
             }
         }
     }
 }
 
-fn count_settle(answers: &Result<Vec<super::Answer>, LedgerError>) {
+fn count_settle(answers: &Result<Vec<Answer>, LedgerError>) {
     let result = match answers {
         Ok(_) => "ok",
         Err(LedgerError::Unavailable(_)) => "unavailable",

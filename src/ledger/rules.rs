@@ -232,6 +232,7 @@ mod tests {
             match self.says(name, &ask(self.ctr, numbers, asked, plan)) {
                 Answer::Settled { ceiling, used, recall, exhausted, .. } => Got { ceiling, used, recall, exhausted },
                 Answer::Old => panic!("a new ctr is never old"),
+                Answer::Closed { .. } => panic!("the rules know no generations"),
             }
         }
     }

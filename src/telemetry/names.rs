@@ -22,6 +22,8 @@ pub const LEDGER_SETTLES_TOTAL: &str = "tollgate_ledger_settles_total";
 pub const LEDGER_UP: &str = "tollgate_ledger_up";
 /// Gauge.
 pub const LEDGER_GENERATION: &str = "tollgate_ledger_generation";
+/// Counter; buckets of the ledger that went on without a node that may have held budget in them.
+pub const LEDGER_ABSENT_TOTAL: &str = "tollgate_ledger_absent_total";
 /// Gauge, units; label `state`.
 pub const BUDGET_UNITS: &str = "tollgate_budget_units";
 /// Counter; label `result`.
@@ -60,6 +62,7 @@ fn describe_ledger() {
     describe_counter!(LEDGER_SETTLES_TOTAL, Unit::Count, "Exchanges with the ledger, by result.");
     describe_gauge!(LEDGER_UP, Unit::Count, "Whether the ledger answered last time: 1 or 0.");
     describe_gauge!(LEDGER_GENERATION, Unit::Count, "The ledger's generation.");
+    describe_counter!(LEDGER_ABSENT_TOTAL, Unit::Count, "Buckets rebuilt without a node that did not answer.");
     describe_gauge!(BUDGET_UNITS, Unit::Count, "Units held by this node, by state.");
 }
 

@@ -397,6 +397,7 @@ impl Bench {
             clock: clock.clone(),
             batch: Duration::from_millis(5),
             wait: Duration::from_secs(5),
+            fence: false,
         });
         let cancel = tokio_util::sync::CancellationToken::new();
         tokio::spawn(Arc::clone(&node).run_settler(queue, cancel.clone()));

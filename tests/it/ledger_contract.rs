@@ -3,18 +3,22 @@
 #![expect(clippy::panic, reason = "a test says so where an answer cannot be")]
 
 mod model;
+mod script;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tollgate::clock::Clock;
-use tollgate::journal::{Batch, Outcome, Row};
+use tollgate::journal::{self, Batch, Journal, Outcome, Row};
 use tollgate::ledger::embedded::Embedded;
-use tollgate::ledger::{Answer, Ask, Ledger};
+use tollgate::ledger::redis::{Absent, Rebuild, Redis};
+use tollgate::ledger::{Answer, Ask, Ledger, Node, Parts};
 use tollgate::records::Records;
 use tollgate::units::{Account, KeyNum, NodeId, PeriodId, TenantNum};
 
 use crate::random::Random;
+use crate::support::RedisServer;
 use model::random_histories_keep_the_cap_and_lose_none_of_it;
 
 /// A ledger to be tested, new and empty, with what it stands on.
@@ -23,9 +27,44 @@ struct Fixture {
     records: Records,
     clock: Clock,
     _folder: tempfile::TempDir,
+    server: Option<RedisServer>,
 }
 
 async fn embedded(nodes: usize) -> Fixture {
+    let (folder, records, clock) = records(nodes).await;
+    let ledger = Arc::new(Embedded::new(records.clone(), clock.clone()));
+    Fixture { ledger, records, clock, _folder: folder, server: None }
+}
+
+async fn redis(nodes: usize) -> Fixture {
+    let (folder, records, clock) = records(nodes).await;
+    let server = RedisServer::start();
+    let redis = Redis::new(server.url().parse().expect("a URL"), records.clone(), clock.clone());
+    let redis = Arc::new(redis.with_patience(Duration::from_secs(10)));
+    let journal = Journal::open(&journal_config(folder.path().join("journal"))).expect("a new journal opens");
+    let (holds_nothing, _queue) = Node::new(Parts {
+        ledger: Arc::clone(&redis) as Arc<dyn Ledger>,
+        records: records.clone(),
+        journal: Arc::new(journal),
+        clock: clock.clone(),
+        batch: Duration::from_millis(250),
+        wait: Duration::from_millis(60),
+        fence: true,
+    });
+    for n in 0..nodes {
+        let mut rebuild =
+            Rebuild::new(Arc::clone(&redis), Arc::clone(&holds_nothing), node(n), records.clone(), Absent::Wait);
+        rebuild.pass().await.expect("a generation begins");
+    }
+    Fixture { ledger: redis, records, clock, _folder: folder, server: Some(server) }
+}
+
+fn journal_config(path: std::path::PathBuf) -> journal::Config {
+    let sync = journal::Sync::Every(Duration::from_millis(50));
+    journal::Config { path, sync, keep: Duration::from_secs(60), keep_bytes: 1 << 20, segment_records: 1024 }
+}
+
+async fn records(nodes: usize) -> (tempfile::TempDir, Records, Clock) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let url = crate::support::postgres::database_for(folder.path());
     let records = Records::open(&url).await.expect("a new database opens");
@@ -33,7 +72,7 @@ async fn embedded(nodes: usize) -> Fixture {
     for n in 0..nodes {
         records.register_node(&node(n), 1, clock.now()).await.expect("a node registers");
     }
-    Fixture { ledger: Arc::new(Embedded::new(records.clone(), clock.clone())), records, clock, _folder: folder }
+    (folder, records, clock)
 }
 
 impl Fixture {
@@ -64,6 +103,7 @@ fn settled(answer: &Answer) -> Settled {
     match *answer {
         Answer::Settled { ceiling, used, recall, exhausted, .. } => Settled { ceiling, used, recall, exhausted },
         Answer::Old => panic!("a new message is never old"),
+        Answer::Closed { noted } => panic!("a ledger that is not being rebuilt answers (noted: {noted})"),
     }
 }
 
@@ -112,6 +152,7 @@ macro_rules! contract {
 }
 
 contract!(embedded_in_records, super::embedded);
+contract!(redis_server, super::redis);
 
 async fn answers_come_in_the_order_of_the_asks(fixture: Fixture) {
     let caps = [30, 10, 20];

@@ -7,7 +7,9 @@ pub mod postgres;
 pub mod process;
 pub mod programs;
 pub mod raw;
+pub mod redis;
 
 pub use client::{Client, Got};
 pub use gateway::Gateway;
 pub use origin::Origin;
+pub use redis::RedisServer;

@@ -47,10 +47,12 @@ CREATE UNIQUE INDEX api_key_by_id ON api_key (id);
 CREATE UNIQUE INDEX api_key_by_sha256 ON api_key (sha256);
 CREATE INDEX api_key_by_tenant ON api_key (tenant, num);
 
+-- closed_gen: ledger_gen when the node retired or was lost; it holds nothing in any later generation.
 CREATE TABLE node (
     id            TEXT PRIMARY KEY,
     boot          INTEGER NOT NULL,
     state         TEXT NOT NULL CHECK (state IN ('live', 'retired', 'lost')),
+    closed_gen    INTEGER NOT NULL DEFAULT 0,
     registered_at INTEGER NOT NULL,
     seen_at       INTEGER NOT NULL
 ) STRICT;
@@ -86,6 +88,8 @@ CREATE TABLE usage (
     flush_gen INTEGER NOT NULL,
     PRIMARY KEY (tenant, period, meter, node)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX usage_by_flush ON usage (node, flush_gen);
 
 -- reported: sum of all sealed reports; delivered: of those that Stripe has; k: number of the last report.
 -- due_at: since when there is something to seal; null also while the tenant has no Stripe customer.

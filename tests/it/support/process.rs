@@ -13,6 +13,12 @@ pub struct Serve {
 impl Serve {
     /// Starts it on `folder`'s configuration; `crash_at` arms a crash point.
     pub fn start(folder: &Path, crash_at: Option<&str>) -> Self {
+        let variables = crash_at.map(|point| ("TOLLGATE_CRASH_AT", point));
+        Self::start_with(folder, variables.as_slice())
+    }
+
+    /// The same with these environment variables, and no others.
+    pub fn start_with(folder: &Path, variables: &[(&str, &str)]) -> Self {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("serve.log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
         command
@@ -21,10 +27,8 @@ impl Serve {
             .env("TOLLGATE_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log);
-        if let Some(point) = crash_at {
-            command.env("TOLLGATE_CRASH_AT", point);
-        }
+            .stderr(log)
+            .envs(variables.iter().copied());
         Self { child: command.spawn().unwrap(), log: folder.join("serve.log") }
     }
 
