@@ -127,6 +127,7 @@ fn accounts(records: &Records, folder: &std::path::Path) -> Accounts {
         clock: clock.clone(),
         batch: Duration::from_millis(250),
         wait: Duration::from_secs(2),
+        fence: false,
     });
     Accounts::new(records.clone(), node, clock, tokio::runtime::Handle::current())
 }
