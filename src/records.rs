@@ -18,6 +18,7 @@ use crate::units::{Account, KeyNum, NodeId, TenantNum};
 
 mod anchor;
 mod audit;
+mod changes;
 mod claims;
 mod db;
 mod flush;
@@ -35,6 +36,7 @@ mod seal;
 mod settle;
 mod tenants;
 
+pub use changes::Changed;
 pub use generations::{Ended, Holds, NodeState};
 
 /// The database. Cheap to clone.

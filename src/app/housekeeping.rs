@@ -1,9 +1,10 @@
 //! What runs beside the traffic: shipping, reports, changed files, forgetting what is idle.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio_util::task::TaskTracker;
 
 use super::Core;
@@ -11,12 +12,16 @@ use crate::accounts::Accounts;
 use crate::control::{Change, Condition};
 use crate::drain::Drain;
 use crate::journal::Health;
+use crate::records::Changed;
 use crate::telemetry::{Metrics, names};
 
 /// Keys' last use is noted, and idle keys and tenants leave memory, this often.
 const SWEEP: Duration = Duration::from_secs(30);
 /// The node says that it is alive this often.
 const BEAT: Duration = Duration::from_secs(1);
+
+/// How far back changes are read: clocks of nodes may differ by a minute, and commits land late.
+const CHANGES_FROM: SignedDuration = SignedDuration::from_mins(2);
 
 pub(super) fn spawn(tasks: &TaskTracker, core: &Core, drain: &Drain, metrics: Metrics, journal: Condition) {
     // What finishes the work of others runs until they have ended.
@@ -26,6 +31,7 @@ pub(super) fn spawn(tasks: &TaskTracker, core: &Core, drain: &Drain, metrics: Me
     tasks.spawn(drain.cut.clone().run_until_cancelled_owned(watch_journal(core.clone(), journal)));
     tasks.spawn(drain.stop.clone().run_until_cancelled_owned(sweep(core.clone())));
     tasks.spawn(drain.stop.clone().run_until_cancelled_owned(follow_files(core.clone())));
+    tasks.spawn(drain.stop.clone().run_until_cancelled_owned(follow_changes(core.clone())));
     if let Some(billing) = core.billing.clone() {
         let stop = drain.stop.clone();
         tasks.spawn(async move { billing.run(stop).await });
@@ -87,6 +93,32 @@ async fn sweep(core: Core) {
             tracing::warn!(%error, keys = used.len(), "when keys were last used could not be noted");
         }
         accounts.sweep();
+    }
+}
+
+/// Takes out of memory what another node changed, within a second or two of its commit.
+async fn follow_changes(core: Core) {
+    let mut beat = tokio::time::interval(BEAT);
+    let mut seen = HashSet::new();
+    loop {
+        beat.tick().await;
+        let from = core.clock.now() - CHANGES_FROM;
+        match core.records.changes_since(from).await {
+            Ok(changes) => {
+                for change in changes.into_iter().filter(|change| seen.insert(*change)) {
+                    propagate(Arc::clone(&core.gateway.accounts), change_of(change)).await;
+                }
+                seen.retain(|change| change.at_ms() >= from.as_millisecond());
+            }
+            Err(error) => tracing::debug!(%error, "what other nodes changed is not known at the moment"),
+        }
+    }
+}
+
+fn change_of(changed: Changed) -> Change {
+    match changed {
+        Changed::Tenant(num, _) => Change::Tenant(num),
+        Changed::Key(sha256, _) => Change::Key(sha256),
     }
 }
 

@@ -169,7 +169,7 @@ pub(super) async fn rotate(
 /// Lets `old` expire at `end`, or earlier if it was to.
 async fn retire(state: &ControlState, old: Key, end: Timestamp) -> Result<Key, Problem> {
     let end = old.expires_at.map_or(end, |expiry| expiry.min(end));
-    let expired = state.records.expire_key(&old.tenant, &old.id, end).await;
+    let expired = state.records.expire_key(&old.tenant, &old.id, end, state.clock.now()).await;
     if may_have_happened(&expired) {
         (state.changed)(Change::Key(old.sha256)).await;
     }

@@ -34,9 +34,9 @@ const IMPORT: &str = "INSERT INTO api_key (tenant, id, name, prefix, sha256, sco
             CAST(e.value ->> 6 AS BIGINT), $2 \
      FROM json_each($1) AS e CROSS JOIN tenant AS t WHERE t.id = e.value ->> 0 AND t.deleted_at IS NULL \
      ON CONFLICT DO NOTHING";
-const REVOKE: &str = "UPDATE api_key SET revoked_at = $3 WHERE id = $2 AND revoked_at IS NULL AND tenant = \
+const REVOKE: &str = "UPDATE api_key SET revoked_at = $3, changed_at = $4 WHERE id = $2 AND revoked_at IS NULL AND tenant = \
      (SELECT num FROM tenant WHERE id = $1 AND deleted_at IS NULL)";
-const EXPIRE: &str = "UPDATE api_key SET expires_at = $3 WHERE id = $2 AND tenant = \
+const EXPIRE: &str = "UPDATE api_key SET expires_at = $3, changed_at = $4 WHERE id = $2 AND tenant = \
      (SELECT num FROM tenant WHERE id = $1 AND deleted_at IS NULL)";
 const TOUCH: &str = "UPDATE api_key SET last_used_at = u.at FROM \
      (SELECT CAST(e.value ->> 0 AS BIGINT) AS num, MAX(CAST(e.value ->> 1 AS BIGINT)) AS at \
@@ -93,12 +93,18 @@ impl Records {
 
     /// Revokes a key for good; one that is revoked already stays as it is.
     pub async fn revoke_key(&self, tenant: &str, key_id: &str, now: Timestamp) -> Result<Option<Key>, RecordsError> {
-        self.change_key(REVOKE, tenant, key_id, now).await
+        self.change_key(REVOKE, (tenant, key_id), now, now).await
     }
 
     /// Lets a key expire at `at`: the overlap of a rotation.
-    pub async fn expire_key(&self, tenant: &str, key_id: &str, at: Timestamp) -> Result<Option<Key>, RecordsError> {
-        self.change_key(EXPIRE, tenant, key_id, at).await
+    pub async fn expire_key(
+        &self,
+        tenant: &str,
+        key_id: &str,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<Key>, RecordsError> {
+        self.change_key(EXPIRE, (tenant, key_id), at, now).await
     }
 
     /// Notes when keys were used; never moves back.
@@ -117,13 +123,13 @@ impl Records {
     async fn change_key(
         &self,
         statement: &'static str,
-        tenant: &str,
-        id: &str,
+        (tenant, id): (&str, &str),
         at: Timestamp,
+        now: Timestamp,
     ) -> Result<Option<Key>, RecordsError> {
         transact!(self.db(), Durability::PowerCut, |connection| {
-            let query = sqlx::query(statement).bind(tenant.to_owned()).bind(id.to_owned()).bind(at.as_millisecond());
-            query.execute(&mut *connection).await?;
+            let query = sqlx::query(statement).bind(tenant.to_owned()).bind(id.to_owned());
+            query.bind(at.as_millisecond()).bind(now.as_millisecond()).execute(&mut *connection).await?;
             Ok(by_id(connection, id).await?.filter(|key| key.tenant == tenant))
         })
     }
@@ -200,7 +206,6 @@ fn key_and_tenant(row: &AnyRow) -> Result<(Key, Tenant), RecordsError> {
 }
 
 fn key(row: &AnyRow) -> Result<Key, RecordsError> {
-    let sha256: Vec<u8> = row.col("k_sha256")?;
     let scopes: String = row.col("k_scopes")?;
     Ok(Key {
         num: KeyNum(row.units("k_num")?),
@@ -208,7 +213,7 @@ fn key(row: &AnyRow) -> Result<Key, RecordsError> {
         tenant: row.col("k_tenant")?,
         name: row.col("k_name")?,
         prefix: row.col("k_prefix")?,
-        sha256: sha256.try_into().map_err(|_| RecordsError::Corrupt("a key's hash is not 32 bytes".to_owned()))?,
+        sha256: rows::sha256(row, "k_sha256")?,
         scopes: serde_json::from_str(&scopes).map_err(|error| RecordsError::Corrupt(error.to_string()))?,
         expires_at: row.maybe_time("k_expires_at")?,
         revoked_at: row.maybe_time("k_revoked_at")?,
@@ -286,7 +291,7 @@ mod tests {
         assert_eq!(revoked.revoked_at, Some(kit::at(7)));
         let again = records.revoke_key("acme", "key_1", kit::at(8)).await.unwrap().unwrap();
         assert_eq!(again.revoked_at, Some(kit::at(7)));
-        let expiring = records.expire_key("acme", "key_1", kit::at(50)).await.unwrap().unwrap();
+        let expiring = records.expire_key("acme", "key_1", kit::at(50), kit::at(7)).await.unwrap().unwrap();
         assert_eq!(expiring.expires_at, Some(kit::at(50)));
     }
 

@@ -44,6 +44,12 @@ pub(super) fn limit(limit: u32) -> i64 {
     i64::from(limit.clamp(1, 1000)) + 1
 }
 
+/// The hash of a key's secret.
+pub(super) fn sha256(row: &AnyRow, column: &str) -> Result<[u8; 32], RecordsError> {
+    let bytes: Vec<u8> = row.col(column)?;
+    bytes.try_into().map_err(|_| RecordsError::Corrupt("a key's hash is not 32 bytes".to_owned()))
+}
+
 /// Typed access to a row's columns.
 pub(super) trait Columns {
     /// A column of a type the database knows.

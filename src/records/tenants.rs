@@ -35,7 +35,7 @@ const UPDATE: &str = "UPDATE tenant SET name = $2, email = $3, plan = $4, plan_v
      period_interval = $12, updated_at = $13 WHERE num = $1";
 const DELETE: &str =
     "UPDATE tenant SET deleted_at = $2, updated_at = $2, plan_version = plan_version + 1 WHERE num = $1";
-const REVOKE_ALL: &str = "UPDATE api_key SET revoked_at = $2 WHERE tenant = $1 AND revoked_at IS NULL";
+const REVOKE_ALL: &str = "UPDATE api_key SET revoked_at = $2, changed_at = $2 WHERE tenant = $1 AND revoked_at IS NULL";
 /// What was held for want of a customer is due; a seal finds out whether there is anything in it.
 const RELEASE: &str = "UPDATE account SET due_at = $2 WHERE tenant = $1 AND due_at IS NULL";
 

@@ -181,3 +181,25 @@ fn a_ledger_over_tls() {
     assert_eq!(open, Some(1), "the generation was opened over TLS");
     serve.stop();
 }
+
+#[test]
+fn what_one_node_changes_the_other_knows_within_a_second_or_two() {
+    let pair = Pair::start();
+    let key = pair.tenant("acme");
+    let [here, there] = &pair.gateways;
+    here.runtime.block_on(async {
+        let mut client = there.client();
+        let plan = |got: crate::support::Got| got.header("ratelimit-policy").to_owned();
+        assert!(plan(client.get("/one", &key).await.unwrap()).contains("q=4000;"));
+        let upgraded = here.admin("PATCH", "/api/v1/tenants/acme", &serde_json::json!({ "plan": "pro" })).await;
+        assert_eq!(upgraded.status, 200, "{}", upgraded.text());
+        let keys = here.admin("GET", "/api/v1/tenants/acme/keys", &serde_json::Value::Null).await.json();
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        assert!(plan(client.get("/one", &key).await.unwrap()).contains("q=10000;"), "the upgrade is known");
+        let path = format!("/api/v1/tenants/acme/keys/{}", keys["data"][0]["id"].as_str().unwrap());
+        assert!(here.admin("DELETE", &path, &serde_json::Value::Null).await.status < 300);
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        let got = client.get("/one", &key).await.unwrap();
+        assert_eq!((got.status, got.json()["code"].as_str()), (401, Some("revoked_credential")));
+    });
+}

@@ -27,6 +27,7 @@ CREATE TABLE tenant (
 ) STRICT;
 
 -- A deleted tenant's name may be given again; its number, keys and usage stay its own.
+CREATE INDEX tenant_by_change ON tenant (updated_at);
 CREATE UNIQUE INDEX tenant_by_id ON tenant (id) WHERE deleted_at IS NULL;
 
 CREATE TABLE api_key (
@@ -40,9 +41,12 @@ CREATE TABLE api_key (
     expires_at   INTEGER,
     revoked_at   INTEGER,
     last_used_at INTEGER,
-    created_at   INTEGER NOT NULL
+    created_at   INTEGER NOT NULL,
+    -- Last revocation or change of expiry: what other nodes may have in memory is out of date since then.
+    changed_at   INTEGER
 ) STRICT;
 
+CREATE INDEX api_key_by_change ON api_key (changed_at) WHERE changed_at IS NOT NULL;
 CREATE UNIQUE INDEX api_key_by_id ON api_key (id);
 CREATE UNIQUE INDEX api_key_by_sha256 ON api_key (sha256);
 CREATE INDEX api_key_by_tenant ON api_key (tenant, num);
