@@ -258,7 +258,14 @@ fn control_state(core: &Core, options: &Options, readiness: Readiness, metrics: 
         records: core.records.clone(),
         clock: options.clock.clone(),
         active: core.reloader.active(),
-        changed: Arc::new(move |change| Box::pin(housekeeping::propagate(Arc::clone(&accounts), change))),
+        changed: Arc::new(move |change| {
+            let accounts = Arc::clone(&accounts);
+            Box::pin(async move {
+                if let Err(error) = housekeeping::propagate(&accounts, change).await {
+                    tracing::warn!(%error, ?change, "a change could not be read; again in a second");
+                }
+            })
+        }),
         live_used: Arc::new(move |account| node.used(account)),
         readiness,
         reload: Arc::new(move || {

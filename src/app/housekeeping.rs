@@ -1,7 +1,6 @@
 //! What runs beside the traffic: shipping, reports, changed files, forgetting what is idle.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -12,7 +11,7 @@ use crate::accounts::Accounts;
 use crate::control::{Change, Condition};
 use crate::drain::Drain;
 use crate::journal::Health;
-use crate::records::Changed;
+use crate::records::{Changed, RecordsError};
 use crate::telemetry::{Metrics, names};
 
 /// Keys' last use is noted, and idle keys and tenants leave memory, this often.
@@ -105,8 +104,16 @@ async fn follow_changes(core: Core) {
         let from = core.clock.now() - CHANGES_FROM;
         match core.records.changes_since(from).await {
             Ok(changes) => {
-                for change in changes.into_iter().filter(|change| seen.insert(*change)) {
-                    propagate(Arc::clone(&core.gateway.accounts), change_of(change)).await;
+                for change in changes {
+                    if seen.contains(&change) {
+                        continue;
+                    }
+                    match propagate(&core.gateway.accounts, change_of(change)).await {
+                        Ok(()) => {
+                            seen.insert(change);
+                        }
+                        Err(error) => tracing::warn!(%error, ?change, "a change could not be read; again in a second"),
+                    }
                 }
                 seen.retain(|change| change.at_ms() >= from.as_millisecond());
             }
@@ -132,14 +139,16 @@ async fn follow_files(core: Core) {
     watching.abort();
 }
 
-/// Tells the data plane of this node what the admin API changed, before the admin API answers.
-pub(super) async fn propagate(accounts: Arc<Accounts>, change: Change) {
+/// Tells the data plane of this node what was changed: by the admin API before it answers, or by another node.
+///
+/// # Errors
+/// When the change could not be read: the old state stays until [`follow_changes`] comes to it again.
+pub(super) async fn propagate(accounts: &Accounts, change: Change) -> Result<(), RecordsError> {
     match change {
-        Change::Key(hash) => accounts.forget_key(&hash).await,
-        Change::Tenant(num) => {
-            if let Err(error) = accounts.refresh_tenant(num).await {
-                tracing::error!(%error, ?num, "a changed tenant could not be read: its old state stays until it is");
-            }
+        Change::Key(hash) => {
+            accounts.forget_key(&hash).await;
+            Ok(())
         }
+        Change::Tenant(num) => accounts.refresh_tenant(num).await,
     }
 }
